@@ -1,0 +1,170 @@
+"""The network of "Attention Is All You Need": encoder, decoder, or both, from one configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig, StackConfig
+from .layers import FeedForward, KeyValue, MultiHeadAttention, Residual, look_ahead_mask, sinusoidal_positions
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward (section 3.1)."""
+
+    def __init__(self, config: StackConfig, dropout: float) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(config)
+        self.attention_residual = Residual(config, dropout)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_residual = Residual(config, dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``x (B, S, D)``, boolean ``mask (B, 1, 1, S)`` -> ``(B, S, D)``."""
+        h = self.attention_residual.before(x)
+        x = self.attention_residual.after(x, self.attention(h, self.attention.key_value(h), mask))
+        return self.feed_forward_residual.after(x, self.feed_forward(self.feed_forward_residual.before(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Masked self-attention, cross-attention where there is an encoder, feed-forward (section 3.1)."""
+
+    def __init__(self, config: StackConfig, dropout: float, cross: bool) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(config)
+        self.attention_residual = Residual(config, dropout)
+        self.cross_attention = MultiHeadAttention(config) if cross else None
+        self.cross_residual = Residual(config, dropout) if cross else None
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_residual = Residual(config, dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, past: KeyValue | None, cross: KeyValue | None, cross_mask: Tensor | None
+    ) -> tuple[Tensor, KeyValue]:
+        """``x (R, T, D)`` and what the cache holds -> ``(R, T, D)`` and the cache with this call's keys and values."""
+        h = self.attention_residual.before(x)
+        present = self.attention.key_value(h)
+        if past is not None:
+            present = (torch.cat([past[0], present[0]], dim=2), torch.cat([past[1], present[1]], dim=2))
+        x = self.attention_residual.after(x, self.attention(h, present, mask))
+        if self.cross_attention is not None and self.cross_residual is not None:
+            assert cross is not None and cross_mask is not None
+            x = self._attend_to_source(x, cross, cross_mask)
+        return self.feed_forward_residual.after(x, self.feed_forward(self.feed_forward_residual.before(x))), present
+
+    def _attend_to_source(self, x: Tensor, cross: KeyValue, cross_mask: Tensor) -> Tensor:
+        """Cross-attention (section 3.2.3). The beams of a sentence enter as its query rows: K/V are never repeated."""
+        assert self.cross_attention is not None and self.cross_residual is not None
+        h = self.cross_residual.before(x).reshape(cross[0].shape[0], -1, x.shape[2])  # (R, T, D) -> (B, R/B*T, D)
+        attended = self.cross_attention(h, cross, cross_mask).reshape(x.shape)
+        return self.cross_residual.after(x, attended)
+
+
+class Stack(nn.Module):
+    """``n_layers`` layers; with pre-norm, one more normalization at the end, as residuals arrive there bare."""
+
+    def __init__(self, config: StackConfig, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        pre = config.norm_place == "pre"
+        self.final_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon) if pre else nn.Identity()
+
+
+class Transformer(nn.Module):
+    """The reference network. Token embedding and output projection are one matrix (section 3.4).
+
+    ``dropout`` matters in training only: on embeddings and on every residual.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding_dropout = nn.Dropout(dropout)
+        table = sinusoidal_positions(config.max_positions, config.d_model)
+        self.register_buffer("positions", table, persistent=False)
+        enc, dec = config.encoder, config.decoder
+        self.encoder = Stack(enc, [EncoderLayer(enc, dropout) for _ in range(enc.n_layers)]) if enc else None
+        cross = enc is not None
+        self.decoder = Stack(dec, [DecoderLayer(dec, dropout, cross) for _ in range(dec.n_layers)]) if dec else None
+        self.classifier = nn.Linear(config.d_model, len(config.class_names)) if config.head == "classes" else None
+        self.vocabulary_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head == "vocabulary" else None
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
+
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Token embedding times sqrt(D) (section 3.4) plus position (3.5): ``(B, T)``, ``(B, T) -> (B, T, D)``."""
+        x = self.embedding(ids) * math.sqrt(self.config.d_model) + self.positions[positions]
+        return self.embedding_dropout(x)  # type: ignore[no-any-return]
+
+    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states ``(B, S, D)`` of ``ids (B, S)``; boolean ``mask (B, S)`` is false for padding."""
+        assert self.encoder is not None
+        x = self.embed(ids, torch.arange(ids.shape[1], device=ids.device)[None].expand_as(ids))
+        for layer in self.encoder.layers:
+            x = layer(x, mask[:, None, None, :])
+        return self.encoder.final_norm(x)  # type: ignore[no-any-return]
+
+    def cross_key_value(self, hidden: Tensor) -> list[KeyValue]:
+        """Cross-attention K/V of every decoder layer from the encoder's ``hidden (B, S, D)``, computed once."""
+        assert self.decoder is not None
+        return [layer.cross_attention.key_value(hidden) for layer in self.decoder.layers]  # type: ignore[union-attr,operator]
+
+    def decode(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        key_mask: Tensor,
+        past: Sequence[KeyValue] | None = None,
+        cross: Sequence[KeyValue] | None = None,
+        cross_mask: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Hidden states ``(R, T, D)`` of ``ids (R, T)`` and the cache with their keys and values.
+
+        ``positions (R, T)`` counts real tokens, ``key_mask (R, C)`` is false for padding, ``past`` holds ``P`` tokens a
+        layer, ``cross`` the K/V of ``B`` sources where ``R`` is a multiple of ``B``, ``cross_mask (B, S)``.
+        """
+        assert self.decoder is not None
+        x = self.embed(ids, positions)
+        mask = look_ahead_mask(ids.shape[1], key_mask)
+        source_mask = None if cross_mask is None else cross_mask[:, None, None, :]
+        presents: list[KeyValue] = []
+        for i, layer in enumerate(self.decoder.layers):
+            x, present = layer(x, mask, past[i] if past else None, cross[i] if cross else None, source_mask)
+            presents.append(present)
+        return self.decoder.final_norm(x), presents
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores over the vocabulary (section 3.4): ``(..., D) -> (..., V)``."""
+        return nn.functional.linear(hidden, self.embedding.weight, self.vocabulary_bias)
+
+    def classify(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Scores over the classes from the mean of the unmasked states: ``(B, S, D)``, ``(B, S) -> (B, classes)``."""
+        assert self.classifier is not None
+        weight = mask[:, :, None].to(hidden.dtype)
+        mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+        return self.classifier(mean)  # type: ignore[no-any-return]
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Teacher-forced decoder states ``(B, T, D)`` of padded ``source (B, S)`` and ``target (B, T)``.
+
+        A decoder-only model ignores ``source``. Padding is recognised by ``pad_id``, on the right.
+        """
+        pad = self.config.pad_id
+        positions = torch.arange(target.shape[1], device=target.device)[None].expand_as(target)
+        cross = cross_mask = None
+        if self.encoder is not None:
+            cross_mask = source != pad
+            cross = self.cross_key_value(self.encode(source, cross_mask))
+        return self.decode(target, positions, target != pad, cross=cross, cross_mask=cross_mask)[0]
