@@ -1,0 +1,69 @@
+# Every target shares one virtual environment, .venv, made from PYTHON (3.11 or newer).
+#
+#   make test                                    all tests
+#   make test TEST_ARGS='-m "not slow"'          the quick ones
+#   make demo                                    the whole chain on the shipped checkpoint
+#   make demo TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'
+#                                                on Linux: torch without gigabytes of CUDA
+#   make test MULTI30K=DIR SST2=DIR              also what needs these data sets
+
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH_INDEX ?=
+PIP_ARGS ?=
+TEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+MULTI30K ?=
+SST2 ?=
+
+# Two workers of one thread each: engines that all take every core slow each other down.
+export OMP_NUM_THREADS ?= 1
+export MULTI30K SST2
+
+.PHONY: help demo test check lint fmt types bench install
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.installed ## export, verify and translate with the shipped checkpoint, and a table of what came out
+	$(BIN)/python -m edgewise.benchmarks.demo $(DEMO_ARGS)
+
+test: .venv/.installed ## all tests
+	$(BIN)/pytest -n 2 $(TEST_ARGS)
+
+check: lint types test ## what CI runs
+
+lint: .venv/.installed ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fmt: .venv/.installed ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.installed .types/edgewise ## mypy strict on the package, every file of it
+	@expected=$$(find . -name '*.py' -not -path './.*' -not -path './tests/*' -not -path './build/*' | wc -l | tr -d ' '); \
+	report=$$($(BIN)/mypy .types/edgewise); status=$$?; echo "$$report"; \
+	test $$status -eq 0 || exit $$status; \
+	case "$$report" in *" $$expected source file"*) ;; \
+	*) echo "mypy should have read the $$expected files of the package: look at its settings in pyproject.toml" >&2; exit 1;; esac
+
+bench: .venv/.installed ## time the embedded bundle on this machine
+	$(BIN)/python -m edgewise bench $(BENCH_ARGS)
+
+install: .venv/.installed ## only the virtual environment
+
+# torch first and alone: TORCH_INDEX then chooses its build, and the second line finds the pinned version there.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgewise needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q $(PIP_ARGS) $(TORCH_INDEX) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Over this link the root has the package's name, whatever the folder of the clone is called.
+.types/edgewise:
+	mkdir -p .types
+	ln -sfn .. $@
