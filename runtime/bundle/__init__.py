@@ -1,0 +1,1 @@
+"""The bundle: one directory between build and run. Everything here needs the standard library only."""

@@ -1,0 +1,358 @@
+"""The manifest: what a bundle holds, as frozen dataclasses that are their own schema.
+
+``manifest.json`` is read as untrusted input: unknown, missing, mistyped, contradictory and absurd fields are refused,
+all in one :class:`~edgewise.errors.BundleFormatError`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from ...errors import BundleFormatError
+from . import signature
+from .schema import Between, Length, Text, dump_json, from_json, load_json, parse_json, raise_faults, shown, to_json
+
+FORMAT_VERSION = 1  # a reader refuses a higher one; raise it when an older reader would misread the bundle
+
+MANIFEST_FILE = "manifest.json"
+TOKENIZER_FILE = "tokenizer.json"
+CASES_FILE = "reference/cases.json"
+REPORT_FILE = "report.json"
+LICENSE_FILE = "LICENSE"
+WEIGHTS_FILE = "weights.bin"
+
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_FILE_BYTES = 1 << 40
+
+Task = Literal["translate", "generate", "fill_mask", "classify"]
+Target = Literal["cpu", "openvino"]
+Precision = Literal["fp32", "int8", "int8-fast"]
+Layout = Literal["shared-buffer", "stateful", "none"]
+DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
+
+_Name = Annotated[str, Text(200, r"[^\x00-\x1f\x7f]+")]
+_Identifier = Annotated[str, Text(64, r"[A-Za-z][A-Za-z0-9_.-]*")]
+_Digest = Annotated[str, Text(64, r"[0-9a-f]{64}")]
+_GraphFile = Annotated[str, Text(64, r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx")]
+# Data only: a bundle has no place for native code, pickles or device blobs. At most one folder deep, and plain names:
+# no "..", no absolute path, no drive, no character that one file system folds and another does not.
+_FOLDER = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
+_DATA_FILE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,58}\.(onnx|bin|json|md|txt)|LICENSE"
+_Path = Annotated[str, Text(130, rf"({_FOLDER}/)?({_DATA_FILE})")]
+_Token = Annotated[int, Between(0, 2**24)]
+_Size = Annotated[int, Between(1, 2**20)]
+_Dim = Annotated[int, Between(0, 2**31)] | Annotated[str, Text(64)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSpec:
+    """One stack of the network: the fields of ``models.config.StackConfig``."""
+
+    n_layers: Annotated[int, Between(1, 256)]
+    d_model: _Size
+    n_heads: Annotated[int, Between(1, 1024)]
+    d_ff: _Size
+    norm_place: Literal["post", "pre"]
+    activation: Literal["relu", "gelu"]
+    norm_epsilon: Annotated[float, Between(1e-12, 1.0)]
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads:
+            raise BundleFormatError(f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.n_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The network: the fields of ``models.config.ModelConfig``, which a runtime without torch cannot import."""
+
+    vocab_size: Annotated[int, Between(4, 2**24)]
+    max_positions: Annotated[int, Between(1, 2**24)]
+    pad_id: _Token
+    start_id: _Token
+    end_id: _Token
+    encoder: StackSpec | None
+    decoder: StackSpec | None
+    head: Literal["vocabulary", "classes"]
+    mask_id: _Token | None
+    class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
+
+    def __post_init__(self) -> None:
+        _refuse(self._contradictions())
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.encoder is None and self.decoder is None:
+            yield "a model needs an encoder, a decoder, or both"
+        if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:
+            yield f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})"
+        for name in ("pad_id", "start_id", "end_id", "mask_id"):
+            value = getattr(self, name)
+            if value is not None and value >= self.vocab_size:
+                yield f"{name} ({value}) must be below vocab_size ({self.vocab_size})"
+        distinct = len(set(self.class_names))
+        if (distinct >= 2) != (self.head == "classes") or distinct < len(self.class_names):
+            yield f"a {self.head!r} head cannot have {len(self.class_names)} class_names: 'classes' takes 2 or more"
+
+    @classmethod
+    def from_json(cls, data: Any) -> ModelSpec:
+        """Read what ``ModelConfig.to_json`` gives; raises :class:`~edgewise.errors.BundleFormatError`."""
+        return from_json(cls, parse_json(dump_json(data), "model"), "model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Decoding defaults. ``max_new_tokens`` of ``None``: source tokens + 50, within the context."""
+
+    beam_size: Annotated[int, Between(1, 64)]
+    length_penalty: Annotated[float, Between(-10.0, 10.0)]
+    max_new_tokens: Annotated[int, Between(1, 2**24)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Languages:
+    """What a translator reads and writes, as BCP 47 tags."""
+
+    source: _Identifier
+    target: _Identifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """The licence of the weights; ``notice`` is the text that ``inspect`` prints."""
+
+    name: _Name
+    notice: Annotated[str, Text(20_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a graph; a dimension is a size, or the name of one that varies."""
+
+    name: _Name
+    dtype: DType
+    shape: Annotated[tuple[_Dim, ...], Length(0, 8)]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """One graph: ``file`` is a plain name in the folder of its variant."""
+
+    file: _GraphFile
+    inputs: Annotated[tuple[TensorSpec, ...], Length(1, 4096)]
+    outputs: Annotated[tuple[TensorSpec, ...], Length(1, 4096)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSpec:
+    """How a decoder keeps its past: buffers shared with the engine, state inside it, or (an encoder) not at all."""
+
+    layout: Layout
+    layers: Annotated[int, Between(0, 256)]
+    heads: Annotated[int, Between(0, 1024)]
+    head_dim: Annotated[int, Between(0, 2**20)]
+
+    @classmethod
+    def of(cls, decoder: StackSpec | None, layout: Layout) -> CacheSpec:
+        """The cache of ``decoder``; with none, the layout is ``"none"`` whatever was asked."""
+        if decoder is None:
+            return cls(layout="none", layers=0, heads=0, head_dim=0)
+        return cls(layout=layout, layers=decoder.n_layers, heads=decoder.n_heads, head_dim=decoder.head_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelChoice:
+    """Which kernel carries a weight matrix of shape ``[K, N]`` (inputs, outputs)."""
+
+    matrix: _Name
+    shape: Annotated[tuple[Annotated[int, Between(1, 2**31)], ...], Length(2, 2)]
+    kernel: _Identifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The network as one target runs it at one precision."""
+
+    target: Target
+    precision: Precision
+    folder: _Identifier
+    graphs: Annotated[dict[str, GraphSpec], Length(1, len(signature.GRAPHS))]
+    cache: CacheSpec
+    kernels: Annotated[tuple[KernelChoice, ...], Length(0, 10_000)] = ()
+
+    def __post_init__(self) -> None:
+        _refuse(self._contradictions())
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.folder != self.name:
+            yield f"the folder of variant {self.name} is {self.folder!r}, expected {self.name!r}"
+        if unknown := sorted(set(self.graphs) - set(signature.GRAPHS)):
+            yield f"variant {self.name} has graphs {unknown}, expected some of {list(signature.GRAPHS)}"
+
+    @property
+    def name(self) -> str:
+        """``target-precision``, as in ``cpu-int8``."""
+        return f"{self.target}-{self.precision}"
+
+    def graph_path(self, graph: str) -> str:
+        """Path of a graph file inside the bundle."""
+        return f"{self.folder}/{self.graphs[graph].file}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of the bundle: its path with ``/``, its size in bytes and its SHA-256 in hexadecimal."""
+
+    path: _Path
+    bytes: Annotated[int, Between(0, MAX_FILE_BYTES)]
+    sha256: _Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that ``manifest.json`` says. ``provenance`` needs ``edgewise``, ``checkpoint_sha256`` and ``torch``."""
+
+    name: _Identifier
+    task: Task
+    model: ModelSpec
+    max_context: Annotated[int, Between(1, 2**24)]
+    generation: Generation | None
+    languages: Languages | None
+    licence: Licence
+    provenance: Annotated[dict[str, Annotated[str, Text(2000)]], Length(3, 100)]
+    variants: Annotated[tuple[Variant, ...], Length(1, 32)]
+    files: Annotated[tuple[FileEntry, ...], Length(1, 1000)]
+    format: Annotated[int, Between(1, FORMAT_VERSION)] = field(default=FORMAT_VERSION)
+
+    def __post_init__(self) -> None:
+        _refuse([*self._model_contradictions(), *self._variant_contradictions(), *self._file_contradictions()])
+
+    def _model_contradictions(self) -> Iterator[str]:
+        model = self.model
+        needs = {
+            "translate": model.encoder is not None and model.decoder is not None,
+            "generate": model.encoder is None,
+            "fill_mask": model.decoder is None and model.head == "vocabulary" and model.mask_id is not None,
+            "classify": model.decoder is None and model.head == "classes",
+        }
+        if not needs[self.task]:
+            yield f"task {self.task!r} does not fit the stacks and head of the model"
+        if (self.generation is None) != (model.decoder is None):
+            yield "generation defaults belong to a model with a decoder, and to no other"
+        if self.max_context > model.max_positions:
+            yield f"max_context ({self.max_context}) must be at most max_positions ({model.max_positions})"
+        if absent := {"edgewise", "checkpoint_sha256", "torch"} - set(self.provenance):
+            yield f"provenance lacks {', '.join(sorted(absent))}"
+
+    def _variant_contradictions(self) -> Iterator[str]:
+        for name, count in Counter(v.name for v in self.variants).items():
+            if count > 1:
+                yield f"variant {name} is given {count} times"
+        for variant in self.variants:
+            cache = CacheSpec.of(self.model.decoder, variant.cache.layout)
+            if variant.cache != cache or (self.model.decoder and cache.layout == "none"):
+                yield f"the cache of variant {variant.name} is {variant.cache}, expected that of the decoder: {cache}"
+            if self.model.encoder and signature.ENCODER not in variant.graphs:
+                yield f"variant {variant.name} lacks the graph 'encoder'"
+            if self.model.decoder and not {signature.DECODER, signature.STEP} & set(variant.graphs):
+                yield f"variant {variant.name} lacks the graph 'decoder' or 'step'"
+
+    def _file_contradictions(self) -> Iterator[str]:
+        for path, count in Counter(f.path.casefold() for f in self.files).items():
+            if count > 1:
+                yield f"file {path} is listed {count} times"
+        listed = {f.path for f in self.files}
+        graphs = {v.graph_path(graph) for v in self.variants for graph in v.graphs}
+        if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs) - listed:
+            yield f"files lacks {', '.join(sorted(absent))}"
+        if MANIFEST_FILE in listed:
+            yield f"files lists {MANIFEST_FILE}, which cannot hold its own hash"
+
+    def file(self, path: str) -> FileEntry | None:
+        """The entry of ``path``, or ``None`` where it is not listed."""
+        return next((f for f in self.files if f.path == path), None)
+
+
+def _refuse(contradictions: Iterator[str] | list[str]) -> None:
+    if found := list(contradictions):
+        raise BundleFormatError("; ".join(found))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a ``manifest.json``.
+
+    Raises:
+        BundleFormatError: missing, not JSON, of a newer format, or with fields unknown, missing, mistyped or absurd.
+    """
+    return manifest_from_json(load_json(path, MAX_MANIFEST_BYTES), str(path))
+
+
+def manifest_from_json(data: Any, where: str = MANIFEST_FILE) -> Manifest:
+    """Check parsed JSON and build the manifest; ``where`` begins the message.
+
+    Raises:
+        BundleFormatError: as :func:`read_manifest`.
+    """
+    version = data.get("format") if isinstance(data, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+        raise BundleFormatError(
+            f"{where}: bundle format {shown(version)} is newer than this edgewise reads ({FORMAT_VERSION}): "
+            "upgrade edgewise or export again"
+        )
+    return from_json(Manifest, data, where)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` whole or not at all, and only what :func:`read_manifest` takes back.
+
+    Raises:
+        BundleFormatError: the manifest breaks a rule of its own schema.
+    """
+    raw = dump_json(to_json(manifest))
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise_faults(MANIFEST_FILE, [f"{len(raw)} bytes, expected at most {MAX_MANIFEST_BYTES}"])
+    manifest_from_json(parse_json(raw, MANIFEST_FILE))
+    write_atomic(folder / MANIFEST_FILE, raw)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write by way of a temporary file and a rename: a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_entries(folder: Path, paths: Sequence[str] | None = None) -> tuple[FileEntry, ...]:
+    """Size and SHA-256 of ``paths`` (by default every file in ``folder`` but the manifest), in order of path."""
+    if paths is None:
+        found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        paths = [path for path in found if path != MANIFEST_FILE]
+    return tuple(_entry(folder / path, path) for path in sorted(paths))
+
+
+def _entry(file: Path, path: str) -> FileEntry:
+    return FileEntry(path=path, bytes=file.stat().st_size, sha256=file_digest(file))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, read in pieces."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

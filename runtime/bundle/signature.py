@@ -1,0 +1,97 @@
+"""How every tensor and every graph of a bundle is called. Spelled here and nowhere else.
+
+Shapes use the legend of ``edgewise.models``: ``B`` batch, ``R`` rows (batch times beams), ``T`` tokens now, ``S``
+source tokens, ``P`` past, ``C = P + T`` keys, ``N`` positions whose logits are wanted, ``H`` heads, ``Dh`` head width.
+
+======== ================================================================================================
+graph    what it computes
+======== ================================================================================================
+encoder  with a decoder: source -> cross-attention K/V of every decoder layer; alone: hidden states, logits
+decoder  the portable decoder: any number of tokens after any past -> logits and the grown cache
+prefill  a target's own form of the first call: prompt -> filled cache buffers and candidates
+step     a target's own form of every later call: one token a row -> candidates, cache updated in place
+======== ================================================================================================
+"""
+
+from __future__ import annotations
+
+ENCODER = "encoder"
+DECODER = "decoder"
+PREFILL = "prefill"
+STEP = "step"
+GRAPHS = (ENCODER, DECODER, PREFILL, STEP)
+
+# Inputs of the portable form.
+IDS = "ids"  # (B, S), (R, T) int64
+MASK = "mask"  # (B, S) bool: false for padding
+POSITIONS = "positions"  # (R, T) int64: counts real tokens
+KEY_MASK = "key_mask"  # (R, C) bool: false for padding
+LOGIT_INDEX = "logit_index"  # (B, N), (R, N) int64: positions along T whose logits are wanted
+CROSS_MASK = "cross_mask"  # (B, S) bool: false for padding of the source
+
+# Outputs of the portable form.
+LOGITS = "logits"  # (B, N, V), (R, N, V), (B, classes) float32
+HIDDEN = "hidden"  # (B, S, D) float32
+
+# Inputs of the forms with shared cache buffers.
+PAST_LENGTH = "past_length"  # int32: tokens already in the buffers
+BEAM_WIDTH = "beam_width"  # (1,) int32: beams a sentence
+CACHE_INDIRECTION = "cache_indirection"  # (B, K, capacity) int32: the beam that holds each past token of each beam
+TOP_COUNT = "top_count"  # (1,) int64: candidates wanted per row
+
+# Outputs of the forms that choose candidates inside the graph.
+TOP_LOG_PROBS = "top_log_probs"  # (R, k) float32: log-softmax over the whole vocabulary, best first
+TOP_IDS = "top_ids"  # (R, k) int64
+
+# Input of the stateful form: the row whose cache each row continues.
+BEAM_INDEX = "beam_idx"  # (R,) int32; the name OpenVINO's stateful transformation looks for
+
+
+def past_key(layer: int) -> str:
+    """Self-attention keys into a call: ``(R, H, P, Dh)``."""
+    return f"past_key_{layer}"
+
+
+def past_value(layer: int) -> str:
+    """Self-attention values into a call: ``(R, H, P, Dh)``."""
+    return f"past_value_{layer}"
+
+
+def present_key(layer: int) -> str:
+    """Self-attention keys out of a call: ``(R, H, C, Dh)``."""
+    return f"present_key_{layer}"
+
+
+def present_value(layer: int) -> str:
+    """Self-attention values out of a call: ``(R, H, C, Dh)``."""
+    return f"present_value_{layer}"
+
+
+def cross_key(layer: int) -> str:
+    """Cross-attention keys, out of the encoder and into the decoder: ``(B, H, S, Dh)``."""
+    return f"cross_key_{layer}"
+
+
+def cross_value(layer: int) -> str:
+    """Cross-attention values, out of the encoder and into the decoder: ``(B, H, S, Dh)``."""
+    return f"cross_value_{layer}"
+
+
+def key_cache(layer: int) -> str:
+    """Shared buffer of self-attention keys: ``(R, H, capacity, Dh)``; bound as input and as :func:`key_cache_out`."""
+    return f"key_cache_{layer}"
+
+
+def value_cache(layer: int) -> str:
+    """Shared buffer of self-attention values: ``(R, H, capacity, Dh)``; bound as input and :func:`value_cache_out`."""
+    return f"value_cache_{layer}"
+
+
+def key_cache_out(layer: int) -> str:
+    """The same buffer as :func:`key_cache`, as an output: ONNX wants a second name for it."""
+    return f"key_cache_{layer}_out"
+
+
+def value_cache_out(layer: int) -> str:
+    """The same buffer as :func:`value_cache`, as an output: ONNX wants a second name for it."""
+    return f"value_cache_{layer}_out"
