@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -144,10 +145,13 @@ def _check_types(config: StackConfig | ModelConfig) -> None:
         if hint in (NormPlace, Activation, Head):
             _require(value in choices, f"{name} ({value!r}) must be one of {', '.join(map(repr, choices))}")
         elif hint is int or hint == int | None:
-            ok = (isinstance(value, int) and not isinstance(value, bool)) or (value is None and hint != int)
+            ok = (isinstance(value, int) and not isinstance(value, bool)) or (value is None and hint is not int)
             _require(ok, f"{name} ({value!r}) must be an integer")
         elif hint is float:
-            _require(isinstance(value, float) and value > 0, f"{name} ({value!r}) must be a positive number")
+            ok = isinstance(value, float) and 0 < value < math.inf
+            _require(ok, f"{name} ({value!r}) must be a positive number")
+        elif hint == StackConfig | None:
+            _require(value is None or isinstance(value, StackConfig), f"{name} ({value!r}) must be a StackConfig or None")
         elif name == "class_names":
             ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
             _require(ok, f"class_names ({value!r}) must be strings")

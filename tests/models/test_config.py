@@ -1,0 +1,139 @@
+"""Configurations: the JSON they become and come from, and every contradiction they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from edgewise.errors import ConfigError
+from edgewise.models.config import ModelConfig, StackConfig
+
+STACK: dict[str, Any] = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_ff": 16}
+MODEL: dict[str, Any] = {"vocab_size": 10, "max_positions": 32, "pad_id": 0, "start_id": 1, "end_id": 2}
+ENCODER: dict[str, Any] = {**MODEL, "encoder": StackConfig(**STACK)}
+
+CONFIGS = {
+    "encoder-decoder": ModelConfig(
+        **MODEL, encoder=StackConfig(**STACK, norm_place="pre"), decoder=StackConfig(**STACK, activation="gelu")
+    ),
+    "decoder": ModelConfig(**MODEL, decoder=StackConfig(**STACK)),
+    "encoder": ModelConfig(**ENCODER, head="classes", class_names=("bad", "good")),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_json_gives_back_the_same_configuration(name: str) -> None:
+    config = CONFIGS[name]
+    assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_stacks_are_the_architecture(name: str) -> None:
+    assert CONFIGS[name].architecture == name
+    assert CONFIGS[name].d_model == 8
+
+
+def test_heads_share_the_width() -> None:
+    assert StackConfig(**{**STACK, "d_model": 12, "n_heads": 3}).head_dim == 4
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIGS["decoder"].vocab_size = 11  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_layers": 0}, r"n_layers \(0\) must be positive"),
+        ({"d_model": -8}, r"d_model \(-8\) must be positive"),
+        ({"n_heads": 0}, r"n_heads \(0\) must be positive"),
+        ({"d_ff": 0}, r"d_ff \(0\) must be positive"),
+        ({"n_heads": 3}, r"d_model \(8\) must be a multiple of n_heads \(3\)"),
+        ({"d_model": 9, "n_heads": 3}, r"d_model \(9\) must be even"),
+        ({"n_layers": 2.0}, r"n_layers \(2.0\) must be an integer"),
+        ({"n_layers": True}, r"n_layers \(True\) must be an integer"),
+        ({"n_layers": None}, r"n_layers \(None\) must be an integer"),
+        ({"d_ff": "16"}, r"d_ff \('16'\) must be an integer"),
+        ({"norm_place": "middle"}, r"norm_place \('middle'\) must be one of 'post', 'pre'"),
+        ({"activation": None}, r"activation \(None\) must be one of 'relu', 'gelu'"),
+        ({"norm_epsilon": 0.0}, r"norm_epsilon \(0.0\) must be a positive number"),
+        ({"norm_epsilon": float("nan")}, r"norm_epsilon \(nan\) must be a positive number"),
+        ({"norm_epsilon": float("inf")}, r"norm_epsilon \(inf\) must be a positive number"),
+        ({"norm_epsilon": "1e-5"}, r"norm_epsilon \('1e-5'\) must be a positive number"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_stack_refuses(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        StackConfig(**{**STACK, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": None}, "a model needs an encoder, a decoder, or both; this one has neither"),
+        (
+            {"decoder": StackConfig(**{**STACK, "d_model": 16})},
+            r"encoder d_model \(8\) must equal decoder d_model \(16\)",
+        ),
+        ({"encoder": STACK}, r"encoder \(.*\) must be a StackConfig or None"),
+        ({"decoder": 3}, r"decoder \(3\) must be a StackConfig or None"),
+        ({"max_positions": 0}, r"max_positions \(0\) must be positive"),
+        ({"vocab_size": 0}, r"pad_id \(0\) must be a token id below vocab_size \(0\)"),
+        ({"vocab_size": "10"}, r"vocab_size \('10'\) must be an integer"),
+        ({"pad_id": -1}, r"pad_id \(-1\) must be a token id below vocab_size \(10\)"),
+        ({"start_id": 10}, r"start_id \(10\) must be a token id below vocab_size \(10\)"),
+        ({"end_id": 10}, r"end_id \(10\) must be a token id below vocab_size \(10\)"),
+        ({"mask_id": 10}, r"mask_id \(10\) must be a token id below vocab_size \(10\)"),
+        ({"mask_id": 1.5}, r"mask_id \(1.5\) must be an integer"),
+        ({"start_id": None}, r"start_id \(None\) must be an integer"),
+        ({"head": "regression"}, r"head \('regression'\) must be one of 'vocabulary', 'classes'"),
+        (
+            {"head": "classes", "class_names": ("a", "b"), "decoder": StackConfig(**STACK)},
+            "a 'classes' head needs an encoder-only model; this one has a decoder",
+        ),
+        (
+            {"head": "classes", "class_names": ("a",)},
+            "a 'classes' head needs at least 2 class_names; there are 1",
+        ),
+        ({"class_names": ("a", "b")}, r"class_names \('a', 'b'\) belong to the 'classes' head only"),
+        ({"class_names": ("a", 2)}, r"class_names \(\('a', 2\)\) must be strings"),
+        ({"class_names": "ab"}, r"class_names \('ab'\) must be strings"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_model_refuses(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**{**ENCODER, **change})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "ModelConfig must be a JSON object; it is list"),
+        (None, "ModelConfig must be a JSON object; it is NoneType"),
+        (
+            {"vocab_size": 10, "colour": "red"},
+            r"unknown fields \['colour'\], missing fields \['end_id', 'max_positions', 'pad_id', 'start_id'\]",
+        ),
+        ({**MODEL, "encoder": 0}, "StackConfig must be a JSON object; it is int"),
+        ({**MODEL, "encoder": {**STACK, "dropout": 0.1}}, r"StackConfig: unknown fields \['dropout'\]"),
+        ({**MODEL, "decoder": {"n_layers": 2}}, r"missing fields \['d_ff', 'd_model', 'n_heads'\]"),
+        ({**MODEL, "encoder": STACK, "class_names": [1, 2]}, r"class_names \(\(1, 2\)\) must be strings"),
+    ],
+    ids=["list", "null", "unknown and missing", "stack is a number", "stack unknown", "stack missing", "names"],
+)
+def test_json_from_outside_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_json(data)
+
+
+def test_reading_leaves_the_json_as_it_was() -> None:
+    data = CONFIGS["encoder"].to_json()
+    before = json.dumps(data)
+    ModelConfig.from_json(data)
+    assert json.dumps(data) == before
