@@ -1,0 +1,275 @@
+"""The decoding oracle: greedy and beam search that re-run the whole prefix at every step.
+
+Nothing is cached but the encoder's output, which no decoded token can change. Slow, and meant to be: every other
+decoder of edgewise is judged by this one.
+
+Rules, the same in :mod:`edgewise.models.generate` and :mod:`edgewise.runtime.search`:
+
+* Every step ranks all continuations of a sentence's ``K`` beams by cumulative log-probability; ties go to the lower
+  beam, then to the lower token id. The first step starts from one beam.
+* Among the best ``2K``: ``end_id`` within the first ``K`` ranks is a finished hypothesis, further down it is ignored;
+  the first ``K`` that are not ``end_id`` live on.
+* The finished list keeps the best ``K`` by ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, equation
+  14, with ``length`` counting ``end_id``). A sentence is done when ``K`` are finished and the worst of them is at least
+  as good as the best live beam would be if it ended now.
+* At ``max_new_tokens`` the live beams are finished as they are, with reason ``length``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .layers import KeyValue
+from .transformer import Transformer
+
+FinishReason = Literal["end", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """One decoded sequence.
+
+    ``tokens`` end with ``end_id`` where ``finish_reason`` is ``end``; ``score`` is the sum of ``token_log_probs``
+    (nats); ``decision_gap`` is the smallest difference of scores that any choice of this sentence's search hung on: a
+    decoder whose numbers differ by less than half of it makes the same choices. ``logits (len(tokens), V)``: greedy
+    only, from which each token was chosen.
+    """
+
+    tokens: tuple[int, ...]
+    token_log_probs: tuple[float, ...]
+    score: float
+    normalized_score: float
+    finish_reason: FinishReason
+    decision_gap: float
+    logits: Tensor | None = None
+
+
+class Candidate(NamedTuple):
+    """One possible continuation: a beam, the token after it, that token's log-probability, and the sum so far."""
+
+    beam: int
+    token: int
+    log_prob: float
+    total: float
+
+
+class Memory(NamedTuple):
+    """What a decoder needs of ``B`` sources: K/V of every layer and their mask ``(B, S)``; empty without encoder."""
+
+    cross: list[KeyValue] | None
+    mask: Tensor | None
+
+    def select(self, sentences: list[int]) -> Memory:
+        """The memory of some of the sentences, in the order given."""
+        if self.cross is None or self.mask is None:
+            return self
+        index = torch.tensor(sentences)
+        return Memory([(k[index], v[index]) for k, v in self.cross], self.mask[index])
+
+
+def length_norm(length: int, length_penalty: float) -> float:
+    """What a score is divided by: ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, equation 14)."""
+    return float(((5 + length) / 6) ** length_penalty)
+
+
+def right_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids ``(B, T)`` and their mask ``(B, T)``, false on the padding at the right."""
+    longest = max(len(s) for s in sequences)
+    ids = torch.tensor([[*s, *[pad_id] * (longest - len(s))] for s in sequences])
+    mask = torch.tensor([[True] * len(s) + [False] * (longest - len(s)) for s in sequences])
+    return ids, mask
+
+
+def remember(model: Transformer, sources: Sequence[Sequence[int]]) -> Memory:
+    """Encode ``sources`` once, for every decoder layer."""
+    if model.encoder is None:
+        return Memory(None, None)
+    ids, mask = right_pad(sources, model.config.pad_id)
+    return Memory(model.cross_key_value(model.encode(ids, mask)), mask)
+
+
+def prompts_of(model: Transformer, sources: Sequence[Sequence[int]]) -> list[list[int]]:
+    """What the decoder is given before it decodes: the start token, or for a decoder-only model the source itself."""
+    if model.encoder is None:
+        return [list(s) for s in sources]
+    return [[model.config.start_id] for _ in sources]
+
+
+def next_logits(model: Transformer, memory: Memory, prefixes: Sequence[Sequence[int]]) -> Tensor:
+    """Logits ``(R, V)`` of the token after each prefix, computed from the whole prefix.
+
+    Prefixes are padded on the right, where the look-ahead mask keeps padding from being seen.
+    """
+    ids, mask = right_pad(prefixes, model.config.pad_id)
+    positions = torch.arange(ids.shape[1])[None].expand_as(ids)
+    hidden, _ = model.decode(ids, positions, mask, cross=memory.cross, cross_mask=memory.mask)
+    last = mask.sum(1) - 1
+    return model.logits(hidden[torch.arange(len(prefixes)), last])
+
+
+@dataclass
+class SentenceBeams:
+    """The beams of one sentence, and the rules of this module."""
+
+    beam_size: int
+    length_penalty: float
+    max_new_tokens: int
+    end_id: int
+    live: list[tuple[tuple[int, ...], tuple[float, ...], float]] = field(default_factory=lambda: [((), (), 0.0)])
+    finished: list[Decoded] = field(default_factory=list)
+    done: bool = False
+    gap: float = math.inf
+
+    def advance(self, candidates: Sequence[Candidate]) -> list[int]:
+        """Take one step from the best ``2K + 1`` candidates, best first. Returns the beam each live one continues."""
+        self._finish_ended(candidates)
+        alive = [c for c in candidates if c.token != self.end_id]
+        self.live = [self._extended(c) for c in alive[: self.beam_size]]
+        self.done = self._is_done()
+        if not self.done:
+            self._note_gap(alive, self.beam_size)
+            if len(self.live[0][0]) == self.max_new_tokens:
+                self._finish_at_length()
+        return [c.beam for c in alive[: self.beam_size]]
+
+    def results(self, n_best: int) -> list[Decoded]:
+        """The best hypotheses, best first, all with the gap of the whole search."""
+        best = [h.normalized_score for h in self.finished]
+        gap = min([self.gap, *(a - b for a, b in itertools.pairwise(best[: n_best + 1]))])
+        return [_replace_gap(h, gap) for h in self.finished[:n_best]]
+
+    def _finish_ended(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates[: self.beam_size]:
+            if candidate.token == self.end_id:
+                tokens, log_probs, _ = self._extended(candidate)
+                self._add_finished(tokens, log_probs, "end")
+        boundary = candidates[self.beam_size - 1 : self.beam_size + 1]
+        if any(c.token == self.end_id for c in boundary):
+            self._note_gap(boundary, 1)
+
+    def _extended(self, candidate: Candidate) -> tuple[tuple[int, ...], tuple[float, ...], float]:
+        tokens, log_probs, _ = self.live[candidate.beam]
+        return (*tokens, candidate.token), (*log_probs, candidate.log_prob), candidate.total
+
+    def _add_finished(self, tokens: tuple[int, ...], log_probs: tuple[float, ...], reason: FinishReason) -> None:
+        score = sum(log_probs)
+        normalized = score / length_norm(len(tokens), self.length_penalty)
+        self.finished.append(
+            Decoded(
+                tokens=tokens,
+                token_log_probs=log_probs,
+                score=score,
+                normalized_score=normalized,
+                finish_reason=reason,
+                decision_gap=math.inf,
+            )
+        )
+        self.finished.sort(key=lambda h: -h.normalized_score)  # stable: of equals, the one finished first
+        for dropped in self.finished[self.beam_size :]:
+            self.gap = min(self.gap, self.finished[self.beam_size - 1].normalized_score - dropped.normalized_score)
+        del self.finished[self.beam_size :]
+
+    def _is_done(self) -> bool:
+        if len(self.finished) < self.beam_size:
+            return False
+        best_live = self.live[0][2] / length_norm(len(self.live[0][0]), self.length_penalty)
+        lead = self.finished[-1].normalized_score - best_live
+        self.gap = min(self.gap, abs(lead))
+        return lead >= 0
+
+    def _finish_at_length(self) -> None:
+        for tokens, log_probs, _ in self.live:
+            self._add_finished(tokens, log_probs, "length")
+        self.done = True
+
+    def _note_gap(self, candidates: Sequence[Candidate], rank: int) -> None:
+        """Note how far the last that got in stands above the first that did not."""
+        if len(candidates) > rank:
+            self.gap = min(self.gap, candidates[rank - 1].total - candidates[rank].total)
+
+
+def _replace_gap(hypothesis: Decoded, gap: float) -> Decoded:
+    return Decoded(**{**hypothesis.__dict__, "decision_gap": gap})
+
+
+def best_candidates(beams: SentenceBeams, log_probs: Tensor) -> list[Candidate]:
+    """The best ``2K + 1`` continuations by total, lower beam, lower id; ``log_probs (live beams, V)``."""
+    totals = torch.tensor([total for _, _, total in beams.live], dtype=torch.float64)
+    flat = (totals[:, None] + log_probs.double()).flatten()
+    wanted = min(2 * beams.beam_size + 1, len(flat))
+    near = (flat >= flat.topk(wanted).values[-1]).nonzero()[:, 0]  # ascending index; with every tie of the last
+    best = near[flat[near].sort(descending=True, stable=True).indices[:wanted]]
+    vocab_size = log_probs.shape[1]
+    places = [(i // vocab_size, i % vocab_size) for i in best.tolist()]
+    return [Candidate(b, t, float(log_probs[b, t]), float(flat[b * vocab_size + t])) for b, t in places]
+
+
+@torch.inference_mode()
+def beam_batch(
+    model: Transformer,
+    sources: Sequence[Sequence[int]],
+    beam_size: int,
+    length_penalty: float,
+    max_new_tokens: int | Sequence[int],
+    n_best: int = 1,
+) -> list[list[Decoded]]:
+    """Beam search over several sentences, each decoded as if alone; ``n_best`` hypotheses each, best first.
+
+    ``sources``: token ids, ending in ``end_id`` for an encoder-decoder; for a decoder-only model the prompts, starting
+    with ``start_id``. ``max_new_tokens``: one number, or one a sentence. Rules: the docstring of this module.
+    """
+    limits = [max_new_tokens] * len(sources) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    end_id = model.config.end_id
+    sentences = [SentenceBeams(beam_size, length_penalty, limit, end_id) for limit in limits]
+    prompts, memory = prompts_of(model, sources), remember(model, sources)
+    while todo := [i for i, s in enumerate(sentences) if not s.done]:
+        prefixes = [[*prompts[i], *live[0]] for i in todo for live in sentences[i].live]
+        log_probs = next_logits(model, memory.select(todo), prefixes).log_softmax(-1)
+        for i, rows in zip(todo, log_probs.view(len(todo), -1, log_probs.shape[1]), strict=True):
+            sentences[i].advance(best_candidates(sentences[i], rows))
+    return [s.results(n_best) for s in sentences]
+
+
+def beam(
+    model: Transformer,
+    source_ids: Sequence[int],
+    beam_size: int,
+    length_penalty: float,
+    max_new_tokens: int,
+    n_best: int = 1,
+) -> list[Decoded]:
+    """Beam search for one sentence: :func:`beam_batch` of one."""
+    return beam_batch(model, [source_ids], beam_size, length_penalty, max_new_tokens, n_best)[0]
+
+
+@torch.inference_mode()
+def greedy(model: Transformer, source_ids: Sequence[int], max_new_tokens: int, length_penalty: float = 0.6) -> Decoded:
+    """The most probable token at every step, the lower id of equals, until ``end_id`` or ``max_new_tokens``."""
+    prompt, memory = prompts_of(model, [source_ids])[0], remember(model, [source_ids])
+    tokens: list[int] = []
+    log_probs: list[float] = []
+    logits: list[Tensor] = []
+    gap = math.inf
+    while len(tokens) < max_new_tokens and model.config.end_id not in tokens:
+        logits.append(next_logits(model, memory, [[*prompt, *tokens]])[0])
+        ranked = logits[-1].log_softmax(-1).sort(descending=True, stable=True)
+        tokens.append(int(ranked.indices[0]))
+        log_probs.append(float(ranked.values[0]))
+        gap = min(gap, float(ranked.values[0] - ranked.values[1]))
+    score = sum(log_probs)
+    return Decoded(
+        tokens=tuple(tokens),
+        token_log_probs=tuple(log_probs),
+        score=score,
+        normalized_score=score / length_norm(len(tokens), length_penalty),
+        finish_reason="end" if tokens[-1] == model.config.end_id else "length",
+        decision_gap=gap,
+        logits=torch.stack(logits),
+    )

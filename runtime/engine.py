@@ -1,0 +1,77 @@
+"""What decoding sees of an engine: three small protocols, and nothing of the library behind them.
+
+Letters as everywhere in edgewise: ``B`` sentences, ``K`` beams, ``R = B * K`` rows (row ``b * K + k``), ``T`` tokens of
+this call, ``S`` source tokens, ``V`` vocabulary, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.float32]
+Memory: TypeAlias = Any
+"""What an engine keeps of encoded sources. Only the engine that made it can read it."""
+
+
+class Candidates(NamedTuple):
+    """The ``k`` best next tokens of every row, best first; of equals the lower id first.
+
+    Both arrays may be the engine's own buffers: they hold until the next call of the same run.
+    """
+
+    log_probs: Floats
+    """``(R, k)``, log-softmax over the whole vocabulary (nats)."""
+    ids: Ids
+    """``(R, k)``."""
+
+
+class DecoderRun(Protocol):
+    """The decoder state of one request. Owned by one thread; its memory is freed with it."""
+
+    def prefill(self, ids: Ids) -> Candidates:
+        """Read the prompts ``ids (B, T)``, ``T >= 1``, equally long, unpadded. The ``K`` rows of a sentence agree."""
+        ...
+
+    def step(self, ids: Ids, parents: Ids) -> Candidates:
+        """Row ``r`` continues row ``parents[r]``, one of the same sentence, with token ``ids[r]``; both ``(R,)``."""
+        ...
+
+    def last_logits(self) -> Floats:
+        """Logits ``(R, V)`` of the latest call, for those who compare; decoding does without."""
+        ...
+
+
+class Engine(Protocol):
+    """One opened variant. Safe to share between threads: state lives in runs, and no lock is held while one works."""
+
+    def encode_source(self, ids: Ids, mask: Mask) -> Memory:
+        """Encoder-decoder: read right-padded sources ``ids (B, S)``; ``mask (B, S)`` is false for padding."""
+        ...
+
+    def start(self, memory: Memory, batch: int, beams: int, capacity: int, candidates: int) -> DecoderRun:
+        """Begin a request of ``batch`` sentences and ``capacity`` decoder positions; ``candidates`` a row and step.
+
+        ``memory`` is ``None`` for a decoder-only model.
+        """
+        ...
+
+    def decoder_logits(self, memory: Memory, ids: Ids, mask: Mask) -> Floats:
+        """One teacher-forced pass over right-padded ``ids (B, T)`` with ``mask (B, T)``: logits ``(B, T, V)``."""
+        ...
+
+    def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
+        """Encoder-only: hidden states ``(B, S, D)``, and logits.
+
+        Logits are ``(B, N, V)`` at positions ``logit_index (B, N)`` with a vocabulary head, where ``None`` means
+        position 0, and ``(B, classes)`` with a ``classes`` head.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Engine, version, device and threads, for people to read."""
+        ...

@@ -1,0 +1,110 @@
+"""What a session returns: frozen dataclasses, with nothing of the engine in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FinishReason = Literal["end", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenHypothesis:
+    """One decoded sequence, before it is text.
+
+    ``tokens`` end with the end token where ``finish_reason`` is ``end``. ``token_log_probs`` (nats) belong to them one
+    to one, and ``score`` is their sum. ``normalized_score`` is ``score`` after the length penalty.
+    """
+
+    tokens: tuple[int, ...]
+    token_log_probs: tuple[float, ...]
+    score: float
+    normalized_score: float
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis(TokenHypothesis):
+    """One decoded sequence and its text."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Seconds. The sentences of one batch share theirs: ``batch`` says how many they are."""
+
+    first_token: float
+    """From the start of the batch to its first token: encoding the source, and prefill."""
+    total: float
+    """From the start of the batch to its last token."""
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """The answer to one text: hypotheses, best first.
+
+    ``source_tokens`` are the ids the model read; ``truncated`` says that they are not the whole text.
+    """
+
+    hypotheses: tuple[Hypothesis, ...]
+    source_tokens: tuple[int, ...]
+    truncated: bool
+    timings: Timings
+
+    @property
+    def text(self) -> str:
+        """Text of the best hypothesis."""
+        return self.hypotheses[0].text
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of the best hypothesis."""
+        return self.hypotheses[0].tokens
+
+    @property
+    def score(self) -> float:
+        """Sum of the token log-probabilities (nats) of the best hypothesis."""
+        return self.hypotheses[0].score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How probable a model finds a given text: ``score`` is the sum of ``token_log_probs`` (nats)."""
+
+    tokens: tuple[int, ...]
+    token_log_probs: tuple[float, ...]
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Encoder states of one text: ``hidden (S, D)`` float32, a row per token of ``tokens``."""
+
+    tokens: tuple[int, ...]
+    truncated: bool
+    hidden: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """The class of one text: the most probable ``label``, its ``probability``, and those of all classes."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """One proposal for a masked word: the ``text`` with it in place, and what was put there."""
+
+    text: str
+    token: int
+    piece: str
+    probability: float

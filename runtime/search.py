@@ -1,0 +1,243 @@
+"""Greedy and beam search over an :class:`~edgewise.runtime.engine.Engine`, batched over sentences.
+
+The rules, in the words of :mod:`edgewise.models.decode`, which is the oracle of this module:
+
+* Every step ranks all continuations of a sentence's ``K`` beams by cumulative log-probability; ties go to the lower
+  beam, then to the lower token id. The first step starts from one beam.
+* Among the best ``2K``: the end token within the first ``K`` ranks is a finished hypothesis, further down it is
+  ignored; the first ``K`` that are not the end token live on.
+* The finished list keeps the best ``K`` by ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, equation
+  14, with ``length`` counting the end token). A sentence is done when ``K`` are finished and the worst of them is at
+  least as good as the best live beam would be if it ended now.
+* At ``max_new_tokens`` the live beams are finished as they are, with reason ``length``.
+
+Both searches are generators: they yield after every step, so that the caller can stream, or stop by closing them, and
+return a list of hypotheses a sentence. Sentences that are done keep their rows, which the engine feeds for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+from .engine import Candidates, DecoderRun, Ids
+from .results import FinishReason, TokenHypothesis
+
+Found: TypeAlias = list[list[TokenHypothesis]]
+"""For every sentence its hypotheses, best first."""
+Search: TypeAlias = Generator[Ids, None, Found]
+"""A running search. Yields the tokens each step chose, ``(R,)``."""
+
+
+def length_norm(length: int, length_penalty: float) -> float:
+    """What a score is divided by: ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, equation 14)."""
+    return float(((5 + length) / 6) ** length_penalty)
+
+
+def candidates_needed(beam_size: int) -> int:
+    """How many candidates a row the search asks of the engine: all of the best ``2K`` may follow one beam."""
+    return 1 if beam_size == 1 else 2 * beam_size
+
+
+def finish(search: Search) -> Found:
+    """Run a search to its end."""
+    while True:
+        try:
+            next(search)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+def search(
+    run: DecoderRun,
+    prompts: Ids,
+    limits: Sequence[int],
+    end_id: int,
+    *,
+    beam_size: int = 1,
+    length_penalty: float = 0.6,
+    n_best: int = 1,
+) -> Search:
+    """Decode ``prompts (B, T)`` with a run of ``beam_size`` beams; ``limits``: most new tokens of every sentence.
+
+    The run must have been started with :func:`candidates_needed` candidates.
+
+    Raises:
+        EngineError: the engine gave NaN.
+    """
+    if beam_size == 1:
+        return _greedy(run, prompts, np.asarray(limits), end_id, length_penalty)
+    return _beam(run, prompts, np.asarray(limits), end_id, beam_size, length_penalty, n_best)
+
+
+def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_penalty: float) -> Search:
+    """Beam search with one beam, without its bookkeeping."""
+    batch = len(prompts)
+    rows = np.arange(batch)
+    live = np.ones(batch, dtype=np.bool_)
+    tokens: list[Ids] = []
+    log_probs: list[NDArray[np.float32]] = []
+    best = run.prefill(prompts)
+    while True:
+        chosen, values = best.ids[:, 0].copy(), best.log_probs[:, 0].copy()  # the engine reuses its buffers
+        _refuse_nan(values, len(tokens))
+        tokens.append(chosen)
+        log_probs.append(values)
+        live &= (chosen != end_id) & (limits > len(tokens))
+        yield chosen
+        if not live.any():
+            return _greedy_results(np.stack(tokens, 1), np.stack(log_probs, 1), limits, end_id, length_penalty)
+        best = run.step(chosen, rows)
+
+
+def _greedy_results(
+    tokens: Ids, log_probs: NDArray[np.float32], limits: Ids, end_id: int, length_penalty: float
+) -> Found:
+    found: Found = []
+    for row, values, limit in zip(tokens.tolist(), log_probs.tolist(), limits.tolist(), strict=True):
+        row = row[:limit]
+        reason: FinishReason = "end" if end_id in row else "length"
+        length = row.index(end_id) + 1 if end_id in row else len(row)
+        found.append([_hypothesis(row[:length], values[:length], reason, length_penalty)])
+    return found
+
+
+class _Choice(NamedTuple):
+    """What one step chose for the beams that live on; all ``(B, K)``."""
+
+    parents: Ids
+    """The beam, 0 to K - 1, that each continues."""
+    ids: Ids
+    log_probs: NDArray[np.float32]
+
+
+class _Finished(NamedTuple):
+    """A finished hypothesis: ``beam`` as it stood after ``steps`` steps, then the end token unless cut at the limit."""
+
+    normalized: float
+    steps: int
+    beam: int
+    end_log_prob: float | None
+
+
+@dataclass
+class _Beams:
+    """All beams of a batch: arrays for those that live, lists for those that have finished."""
+
+    limits: Ids
+    end_id: int
+    length_penalty: float
+    totals: NDArray[np.float64]
+    """Cumulative log-probability of the live beams, ``(B, K)``, best first."""
+    live: NDArray[np.bool_]
+    """False for sentences that are done, ``(B,)``."""
+    finished: list[list[_Finished]]
+    """``K`` at most a sentence, best first."""
+    history: list[_Choice] = field(default_factory=list)
+
+    def advance(self, best: Candidates) -> _Choice:
+        """Take one step: finish what has ended, choose the beams that live on, see who is done."""
+        batch, k = self.totals.shape
+        sums = (self.totals[:, :, None] + best.log_probs.reshape(batch, k, -1)).reshape(batch, -1)  # (B, K*W)
+        # A row's candidates are in order already, so a stable sort leaves ties to the lower beam, then the lower id.
+        order = np.argsort(-sums, axis=1, kind="stable")[:, : 2 * k]
+        base = np.arange(0, sums.size, sums.shape[1])[:, None]
+        ends = best.ids.reshape(-1)[order + base] == self.end_id
+        self._finish_ended(ends[:, :k] & self.live[:, None], order, sums, best)
+        order = order[~ends & ((~ends).cumsum(axis=1) <= k)].reshape(batch, k)
+        self.totals = sums.reshape(-1)[order + base]
+        width = sums.shape[1] // k
+        choice = _Choice(order // width, best.ids.reshape(-1)[order + base], best.log_probs.reshape(-1)[order + base])
+        self.history.append(choice)
+        self._close_sentences()
+        return choice
+
+    def _finish_ended(self, ended: NDArray[np.bool_], order: Ids, sums: NDArray[np.float64], best: Candidates) -> None:
+        """Finish what ``ended (B, K)`` marks among the first ``K`` ranks."""
+        steps, width = len(self.history), best.ids.shape[1]
+        values = best.log_probs.reshape(sums.shape)
+        norm = length_norm(steps + 1, self.length_penalty)
+        for b, rank in np.argwhere(ended).tolist():
+            place = int(order[b, rank])
+            self._add(b, _Finished(float(sums[b, place]) / norm, steps, place // width, float(values[b, place])))
+
+    def _add(self, sentence: int, hypothesis: _Finished) -> None:
+        finished = self.finished[sentence]
+        finished.append(hypothesis)
+        finished.sort(key=lambda h: -h.normalized)  # stable: of equals, the one finished first
+        del finished[self.totals.shape[1] :]
+
+    def _close_sentences(self) -> None:
+        """Mark the sentences that are done, and those that reach their limit."""
+        steps, k = len(self.history), self.totals.shape[1]
+        norm = length_norm(steps, self.length_penalty)
+        for b in np.flatnonzero(self.live).tolist():
+            if len(self.finished[b]) == k and self.finished[b][-1].normalized >= self.totals[b, 0] / norm:
+                self.live[b] = False
+            elif steps == self.limits[b]:
+                for beam, total in enumerate(self.totals[b].tolist()):
+                    self._add(b, _Finished(total / norm, steps, beam, None))
+                self.live[b] = False
+
+    def results(self, n_best: int) -> Found:
+        """The best hypotheses of every sentence."""
+        return [[self._trace(b, h) for h in finished[:n_best]] for b, finished in enumerate(self.finished)]
+
+    def _trace(self, sentence: int, hypothesis: _Finished) -> TokenHypothesis:
+        """Follow a hypothesis back to its first token."""
+        tokens: list[int] = []
+        log_probs: list[float] = []
+        if hypothesis.end_log_prob is not None:
+            tokens, log_probs = [self.end_id], [hypothesis.end_log_prob]
+        reason: FinishReason = "length" if hypothesis.end_log_prob is None else "end"
+        beam = hypothesis.beam
+        for choice in reversed(self.history[: hypothesis.steps]):
+            tokens.append(int(choice.ids[sentence, beam]))
+            log_probs.append(float(choice.log_probs[sentence, beam]))
+            beam = int(choice.parents[sentence, beam])
+        return _hypothesis(tokens[::-1], log_probs[::-1], reason, self.length_penalty)
+
+
+def _beam(
+    run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, beam_size: int, length_penalty: float, n_best: int
+) -> Search:
+    batch = len(prompts)
+    totals = np.full((batch, beam_size), -np.inf)
+    totals[:, 0] = 0.0  # the rows of a sentence agree at first: only one of them may be continued
+    beams = _Beams(limits, end_id, length_penalty, totals, np.ones(batch, np.bool_), [[] for _ in range(batch)])
+    first_rows = np.arange(batch)[:, None] * beam_size
+    best = run.prefill(prompts)
+    while True:
+        _refuse_nan(best.log_probs, len(beams.history))
+        choice = beams.advance(best)
+        ids = choice.ids.reshape(-1)
+        yield ids
+        if not beams.live.any():
+            return beams.results(n_best)
+        best = run.step(ids, (choice.parents + first_rows).reshape(-1))
+
+
+def _hypothesis(
+    tokens: list[int], log_probs: list[float], reason: FinishReason, length_penalty: float
+) -> TokenHypothesis:
+    score = sum(log_probs)
+    return TokenHypothesis(
+        tokens=tuple(tokens),
+        token_log_probs=tuple(log_probs),
+        score=score,
+        normalized_score=score / length_norm(len(tokens), length_penalty),
+        finish_reason=reason,
+    )
+
+
+def _refuse_nan(log_probs: NDArray[np.float32], step: int) -> None:
+    if np.isnan(log_probs).any():
+        raise EngineError(
+            f"the engine gave NaN log-probabilities at step {step}: "
+            "its weights are damaged or the device computes wrongly; run `edgewise verify`"
+        )

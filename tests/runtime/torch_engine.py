@@ -1,0 +1,96 @@
+"""An engine for tests: the runtime's protocols over the PyTorch reference, which re-reads the prefix at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgewise.models.decode import Memory, next_logits
+from edgewise.models.transformer import Transformer
+from edgewise.runtime.engine import Candidates, Floats, Ids, Mask
+
+
+class TorchRun:
+    """Keeps what every row has read, as a plain array; buffers are reused, as real engines do."""
+
+    def __init__(self, model: Transformer, memory: Memory, beams: int, capacity: int, candidates: int) -> None:
+        self.model, self.memory = model, memory
+        self.beams, self.capacity, self.candidates = beams, capacity, candidates
+        self.read: Ids = np.zeros((0, 0), np.int64)
+        self.steps = 0
+        self._logits: Tensor | None = None
+        self._best: Candidates | None = None
+
+    def prefill(self, ids: Ids) -> Candidates:
+        assert ids.dtype == np.int64
+        assert ids.shape[1] >= 1
+        self.read = ids.repeat(self.beams, axis=0)
+        return self._answer()
+
+    def step(self, ids: Ids, parents: Ids) -> Candidates:
+        assert ids.dtype == np.int64
+        assert parents.dtype == np.int64
+        assert (parents // self.beams == np.arange(len(parents)) // self.beams).all(), "a parent in another sentence"
+        self.steps += 1
+        self.read = np.concatenate([self.read[parents], ids[:, None]], axis=1)
+        return self._answer()
+
+    def last_logits(self) -> Floats:
+        assert self._logits is not None
+        return self._logits.numpy()
+
+    @torch.inference_mode()
+    def _answer(self) -> Candidates:
+        assert self.read.shape[1] <= self.capacity, "more tokens than the capacity asked for"
+        self._logits = next_logits(self.model, self.memory, self.read.tolist())
+        best = self._logits.log_softmax(-1).sort(descending=True, stable=True)
+        values, ids = best.values[:, : self.candidates].numpy(), best.indices[:, : self.candidates].numpy()
+        if self._best is None:
+            self._best = Candidates(values.copy(), ids.copy())
+        np.copyto(self._best.log_probs, values)
+        np.copyto(self._best.ids, ids)
+        return self._best
+
+
+class TorchEngine:
+    """The reference behind the interface that decoding sees."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model.eval()
+        self.runs: list[TorchRun] = []
+        self.encoded: list[tuple[int, ...]] = []
+
+    @torch.inference_mode()
+    def encode_source(self, ids: Ids, mask: Mask) -> Memory:
+        self.encoded.append(ids.shape)
+        hidden = self.model.encode(torch.from_numpy(ids), torch.from_numpy(mask))
+        return Memory(self.model.cross_key_value(hidden), torch.from_numpy(mask))
+
+    def start(self, memory: Memory | None, batch: int, beams: int, capacity: int, candidates: int) -> TorchRun:
+        run = TorchRun(self.model, memory or Memory(None, None), beams, capacity, candidates)
+        self.runs.append(run)
+        return run
+
+    @torch.inference_mode()
+    def decoder_logits(self, memory: Memory | None, ids: Ids, mask: Mask) -> Floats:
+        positions = torch.arange(ids.shape[1])[None].expand(ids.shape)
+        cross, cross_mask = memory or Memory(None, None)
+        hidden, _ = self.model.decode(
+            torch.from_numpy(ids), positions, torch.from_numpy(mask), cross=cross, cross_mask=cross_mask
+        )
+        return self.model.logits(hidden).numpy()
+
+    @torch.inference_mode()
+    def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
+        hidden = self.model.encode(torch.from_numpy(ids), torch.from_numpy(mask))
+        if self.model.classifier is not None:
+            return hidden.numpy(), self.model.classify(hidden, torch.from_numpy(mask)).numpy()
+        index = torch.zeros(len(ids), 1, dtype=torch.int64) if logit_index is None else torch.from_numpy(logit_index)
+        wanted = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+        return hidden.numpy(), self.model.logits(wanted).numpy()
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "torch", "version": torch.__version__, "device": "CPU", "threads": 1}

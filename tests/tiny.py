@@ -1,0 +1,50 @@
+"""Tiny random models whose end token comes up often enough for lengths to vary."""
+
+from __future__ import annotations
+
+import torch
+
+from edgewise.models.config import Architecture, ModelConfig, StackConfig
+from edgewise.models.transformer import Transformer
+
+PAD, START, END, MASK = 0, 1, 2, 3
+
+
+def tiny_model(
+    seed: int,
+    architecture: Architecture = "encoder-decoder",
+    *,
+    vocab_size: int = 24,
+    max_positions: int = 64,
+    end_bias: float = 4.0,
+    sharpness: float = 3.0,
+    class_names: tuple[str, ...] = (),
+) -> Transformer:
+    """Random weights by seed; ``sharpness`` scales the embedding so that the next token is not a mere toss."""
+    stack = StackConfig(n_layers=2, d_model=16, n_heads=2, d_ff=32)
+    config = ModelConfig(
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        pad_id=PAD,
+        start_id=START,
+        end_id=END,
+        encoder=stack if architecture != "decoder" else None,
+        decoder=stack if architecture != "encoder" else None,
+        head="classes" if class_names else "vocabulary",
+        mask_id=MASK,
+        class_names=class_names,
+    )
+    torch.manual_seed(seed)
+    model = Transformer(config).eval()
+    with torch.no_grad():
+        model.embedding.weight *= sharpness
+        if model.vocabulary_bias is not None:
+            model.vocabulary_bias[END] = end_bias
+    return model
+
+
+def random_sources(seed: int, count: int, *, vocab_size: int = 24, longest: int = 9) -> list[list[int]]:
+    """Sentences of different lengths, each ending in the end token."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(0, longest, (count,), generator=generator).tolist()
+    return [[*torch.randint(4, vocab_size, (n,), generator=generator).tolist(), END] for n in lengths]
