@@ -1,8 +1,64 @@
 """Transformers as small verified INT8 graphs, run without torch.
 
-``edgewise.load(path)`` opens a bundle; everything here is imported when it is first asked for.
+``edgewise.load(path)`` opens a bundle and gives a session::
+
+    session = edgewise.load("bundle")
+    print(session.translate(["A man is riding a bicycle."])[0].text)
+
+Importing the package loads no library: each name below is imported when it is first asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from . import errors
+
+if TYPE_CHECKING:
+    from .runtime.options import DecodingOptions
+    from .runtime.results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings
+    from .runtime.session import Session, load
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "load",
+    "Session",
+    "DecodingOptions",
+    "Generation",
+    "Hypothesis",
+    "Timings",
+    "Score",
+    "Encoding",
+    "Classification",
+    "Fill",
+    "errors",
+]
+
+_HOMES = {
+    "load": ".runtime.session",
+    "Session": ".runtime.session",
+    "DecodingOptions": ".runtime.options",
+    "Generation": ".runtime.results",
+    "Hypothesis": ".runtime.results",
+    "Timings": ".runtime.results",
+    "Score": ".runtime.results",
+    "Encoding": ".runtime.results",
+    "Classification": ".runtime.results",
+    "Fill": ".runtime.results",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import ``name`` from its home, once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
