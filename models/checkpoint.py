@@ -1,0 +1,116 @@
+"""Checkpoints on disk: a folder of JSON, one safetensors file and a tokenizer; never a pickle.
+
+======================  =====================================================
+``config.json``         :class:`ModelConfig`
+``model.safetensors``   the weights, float16
+``tokenizer.json``      the tokenizer
+``training.json``       data, recipe, curve and scores
+``README.md``           the model card
+``NOTICE``              the weights' own licence notice
+======================  =====================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .config import ModelConfig
+from .transformer import Transformer
+
+WEIGHTS, CONFIG, TOKENIZER, TRAINING, NOTICE = (
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "training.json",
+    "NOTICE",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory: the network in float32 and evaluation mode, and what the folder says of it."""
+
+    model: Transformer
+    folder: Path
+    training: dict[str, Any]
+    notice: str
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """Where the tokenizer lies."""
+        return self.folder / TOKENIZER
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights' file, for provenance."""
+        return hashlib.sha256((self.folder / WEIGHTS).read_bytes()).hexdigest()
+
+
+def save_weights(model: Transformer, folder: Path) -> None:
+    """Write the configuration, and the weights as float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
+    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder, strictly.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a tensor is missing, unexpected, misshapen or not finite.
+        ConfigError: the configuration contradicts itself.
+    """
+    folder = Path(folder)
+    config = ModelConfig.from_json(_read_json(folder / CONFIG))
+    model = Transformer(config)
+    _fill(model, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    notice = folder / NOTICE
+    return Checkpoint(
+        model=model.eval().requires_grad_(False),
+        folder=folder,
+        training=_read_json(folder / TRAINING),
+        notice=notice.read_text() if notice.is_file() else "",
+    )
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: expected a readable JSON file, got {error}: train or copy it again") from error
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: expected a safetensors file, got {error}: train or copy it again") from error
+
+
+def _fill(model: Transformer, tensors: dict[str, Tensor], file: Path) -> None:
+    """Copy ``tensors`` into ``model``; every fault goes into one error."""
+    expected = model.state_dict()
+    faults = [f"missing {name}" for name in expected.keys() - tensors.keys()]
+    faults += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
+    for name in sorted(expected.keys() & tensors.keys()):
+        have, want = tensors[name], expected[name]
+        if have.shape != want.shape:
+            faults.append(f"{name} has shape {tuple(have.shape)}, expected {tuple(want.shape)}")
+        elif not have.is_floating_point():
+            faults.append(f"{name} has dtype {have.dtype}, expected a floating-point one")
+        elif not bool(torch.isfinite(have).all()):
+            faults.append(f"{name} holds NaN or infinity")
+    if faults:
+        raise CheckpointError(f"{file} does not fit its {CONFIG}: " + "; ".join(sorted(faults)))
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
