@@ -102,12 +102,12 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "too few steps": (lambda d: _case(d)["greedy"]["steps"].pop(), "1 steps beside 2 tokens"),
     "score is no sum": (
         lambda d: _case(d)["beam"].update(score=-1.0),
-        r"score \(-1.0\) must be the sum of token_log_prob",
+        r"score \(-1.0\) must be the sum of token",
     ),
     "too many tokens": (lambda d: _case(d).update(max_new_tokens=1), r"2 tokens exceed max_new_tokens \(1\)"),
     "step without its logits": (
         lambda d: d.update(logit_ids=[7, 8]),
-        "a step without one logit for each of the 2 logit",
+        "a step without one logit for each of the 2",
     ),
     "candidates without logits": (
         lambda d: _case(d)["greedy"]["steps"][0].update(top_ids=[1]),

@@ -229,7 +229,7 @@ def test_file_that_is_no_manifest(tmp_path: Path, raw: bytes, message: str) -> N
 
 def test_an_overflowing_float_is_not_finite(data: dict[str, Any]) -> None:
     raw = json.dumps(data).replace('"length_penalty": 0.6', '"length_penalty": 1e400')
-    with pytest.raises(BundleFormatError, match="generation.length_penalty is inf, expected a finite number"):
+    with pytest.raises(BundleFormatError, match=r"generation\.length_penalty is inf, expected a finite number"):
         manifest.manifest_from_json(schema.parse_json(raw.encode(), "x"))
 
 
