@@ -82,36 +82,39 @@ class Reader:
             field, wire = schema.get(key >> 3), key & 7
             if field is None:
                 raise Malformed(f"field {key >> 3} is none that {message} has")
-            if wire not in field.wires:
-                raise Malformed(f"{message}.{field.name} has wire type {wire}, expected one of {field.wires}")
+            name, wires, repeated = field
+            if wire not in wires:
+                raise Malformed(f"{message}.{name} has wire type {wire}, expected one of {wires}")
             value: int | Span
             if wire == VARINT:
                 value, position = self.varint(position, end)
             else:
-                value = self._payload(wire, position, end, f"{message}.{field.name}")
+                value = self._payload(wire, position, end, field)
                 position = value[1]
-            self._keep(found, field, value, message)
+            if name not in found:
+                found[name] = [value]
+            elif repeated:
+                found[name].append(value)
+            else:
+                raise Malformed(f"{message}.{name} is given twice")
+            self.fields_left -= 1
+            if self.fields_left < 0:
+                raise Malformed("more fields than a graph needs")
         return found
 
-    def _keep(self, found: Fields, field: Field, value: int | Span, message: str) -> None:
-        self.fields_left -= 1
-        if self.fields_left < 0:
-            raise Malformed("more fields than a graph needs")
-        values = found.setdefault(field.name, [])
-        if values and not field.repeated:
-            raise Malformed(f"{message}.{field.name} is given twice")
-        values.append(value)
-
-    def _payload(self, wire: int, position: int, end: int, name: str) -> Span:
-        length = _WIDTH.get(wire)
-        if length is None:
+    def _payload(self, wire: int, position: int, end: int, field: Field) -> Span:
+        if wire == BYTES:
             length, position = self.varint(position, end)
+        else:
+            length = _WIDTH[wire]
         if length > end - position:
-            raise Malformed(f"{name} is truncated: {length} bytes announced, {end - position} there")
+            raise Malformed(f"{field.name} is truncated: {length} bytes announced, {end - position} there")
         return position, position + length
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """An unsigned integer of at most 64 bits, and where it ends."""
+        if position < end and self.data[position] < 0x80:  # nearly all of them
+            return self.data[position], position + 1
         value = shift = 0
         while position < end:
             byte = self.data[position]
