@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from . import errors
 
 if TYPE_CHECKING:
+    from .runtime.load import load
     from .runtime.options import DecodingOptions
     from .runtime.results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings
-    from .runtime.session import Session, load
+    from .runtime.session import Session
 
 __version__ = "0.1.0"
 
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "load": ".runtime.session",
+    "load": ".runtime.load",
     "Session": ".runtime.session",
     "DecodingOptions": ".runtime.options",
     "Generation": ".runtime.results",

@@ -151,7 +151,8 @@ def _check_types(config: StackConfig | ModelConfig) -> None:
             ok = isinstance(value, float) and 0 < value < math.inf
             _require(ok, f"{name} ({value!r}) must be a positive number")
         elif hint == StackConfig | None:
-            _require(value is None or isinstance(value, StackConfig), f"{name} ({value!r}) must be a StackConfig or None")
+            ok = value is None or isinstance(value, StackConfig)
+            _require(ok, f"{name} ({value!r}) must be a StackConfig or None")
         elif name == "class_names":
             ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
             _require(ok, f"class_names ({value!r}) must be strings")

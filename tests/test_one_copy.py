@@ -16,7 +16,9 @@ def second_copies() -> list[str]:
     """Modules that come from the package's folder and have another name than ``edgewise…``."""
     found = []
     for name, module in list(sys.modules.items()):
-        path = Path(getattr(module, "__file__", None) or "/").resolve()
+        file = Path(getattr(module, "__file__", None) or "")
+        # torch gives some of its modules a bare file name, which would resolve to the working directory.
+        path = file.resolve() if file.is_absolute() else Path("/")
         parts = path.relative_to(ROOT).parts if path.is_relative_to(ROOT) else ()
         ours = bool(parts) and parts[0] != "tests" and not parts[0].startswith(".")
         if ours and name.partition(".")[0] not in ("edgewise", "__main__"):
