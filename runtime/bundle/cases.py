@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...errors import BundleFormatError
 from .manifest import ModelSpec, Task, write_atomic
 from .schema import Between, Length, Text, dump_json, from_json, load_json, parse_json, raise_faults, to_json
@@ -28,6 +31,7 @@ from .schema import Between, Length, Text, dump_json, from_json, load_json, pars
 CASES_FORMAT = 1
 MAX_CASES_BYTES = 16 << 20
 TOP_CANDIDATES = 5  # best tokens of every step
+FOLDS = 16  # signed sums of every step, see fold
 SIGNIFICANT_DIGITS = 7
 
 FinishReason = Literal["end", "length"]
@@ -46,7 +50,8 @@ class Step:
     """The scores of one position over the vocabulary.
 
     ``top_ids``, ``top_logits``: the best tokens, best first, ties by lower id. ``margin``: best minus second logit.
-    ``logits``: at the ``logit_ids`` of the set, in their order.
+    ``logits``: at the ``logit_ids`` of the set, in their order. ``folds``: what :func:`fold` makes of all logits, so that
+    a fault in a row of the vocabulary that no other field names is seen too; empty where it was not recorded.
     """
 
     top_ids: Annotated[tuple[_Token, ...], _Few]
@@ -54,8 +59,11 @@ class Step:
     margin: Annotated[float, Between(0.0, 1e9)]
     log_normalizer: _Real
     logits: Annotated[tuple[_Real, ...], Length(0, 64)]
+    folds: Annotated[tuple[_Real, ...], Length(0, FOLDS)] = ()
 
     def __post_init__(self) -> None:
+        if len(self.folds) not in (0, FOLDS):
+            raise BundleFormatError(f"{len(self.folds)} folds, expected {FOLDS} or none")
         if len(self.top_ids) != len(self.top_logits):
             raise BundleFormatError(f"{len(self.top_ids)} top_ids beside {len(self.top_logits)} top_logits")
         if any(a < b for a, b in zip(self.top_logits, self.top_logits[1:], strict=False)):
@@ -221,6 +229,14 @@ def _trace_faults(tokens: tuple[int, ...], log_probs: tuple[float, ...], score: 
 def _refuse(contradictions: Iterator[str]) -> None:
     if found := list(contradictions):
         raise BundleFormatError("; ".join(found[:20]))
+
+
+def fold(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sums ``(..., FOLDS)`` of logits ``(..., V)``: fold ``j`` takes ids ``j``, ``j + FOLDS``, ... with signs in turn."""
+    padding = -logits.shape[-1] % FOLDS
+    wide = np.pad(logits.astype(np.float64), [*[(0, 0)] * (logits.ndim - 1), (0, padding)])
+    rows = wide.reshape(*logits.shape[:-1], -1, FOLDS)  # (..., V) -> (..., V/FOLDS, FOLDS)
+    return rows[..., ::2, :].sum(-2) - rows[..., 1::2, :].sum(-2)  # type: ignore[no-any-return]
 
 
 def read_cases(path: Path) -> ReferenceCases:
