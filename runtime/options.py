@@ -31,8 +31,8 @@ class DecodingOptions:
     overflow: Overflow = "error"
 
     def __post_init__(self) -> None:
-        _require(_is_count(self.beam_size), f"beam_size ({self.beam_size!r}) must be an integer of at least 1")
-        _require(_is_count(self.n_best), f"n_best ({self.n_best!r}) must be an integer of at least 1")
+        _require(is_count(self.beam_size), f"beam_size ({self.beam_size!r}) must be an integer of at least 1")
+        _require(is_count(self.n_best), f"n_best ({self.n_best!r}) must be an integer of at least 1")
         _require(
             self.n_best <= self.beam_size,
             f"n_best ({self.n_best}) cannot exceed beam_size ({self.beam_size}): widen the beam",
@@ -42,13 +42,14 @@ class DecodingOptions:
             f"length_penalty ({self.length_penalty!r}) must be a number of at least 0",
         )
         _require(
-            self.max_new_tokens is None or _is_count(self.max_new_tokens),
+            self.max_new_tokens is None or is_count(self.max_new_tokens),
             f"max_new_tokens ({self.max_new_tokens!r}) must be an integer of at least 1, or None for the default",
         )
         _require(self.overflow in ("error", "truncate"), f"overflow ({self.overflow!r}) must be 'error' or 'truncate'")
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether ``value`` is an integer of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

@@ -1,0 +1,85 @@
+"""Which texts go through the engine together: of similar length, and no more than memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from ..errors import InputError
+from .bundle.manifest import ModelSpec, StackSpec
+from .cpu import available_memory
+
+MAX_BUDGET_BYTES = 1 << 30
+_FLOAT = 4
+_R = TypeVar("_R")
+
+
+def memory_budget() -> int:
+    """Bytes one batch may take: a quarter of what is free, and 1 GiB at most."""
+    free = available_memory()
+    return MAX_BUDGET_BYTES if free is None else min(MAX_BUDGET_BYTES, free // 4)
+
+
+def encoder_bytes(model: ModelSpec, length: int) -> int:
+    """Estimate of what encoding one text of ``length`` tokens takes, logits and cross-attention K/V included."""
+    keep = 2 * model.decoder.n_layers * length * model.decoder.d_model if model.decoder else model.vocab_size
+    return _FLOAT * (keep + _layer_floats(model.encoder, length, length))
+
+
+def decoder_bytes(model: ModelSpec, fed: int, capacity: int, beams: int, logit_positions: int = 1) -> int:
+    """Estimate of what decoding one sentence takes: caches, the activations of the longest call, and logits.
+
+    ``fed`` tokens in that call, ``capacity`` cached positions, ``logit_positions`` of every row. Caches count twice,
+    for engines that reorder beams by copying.
+    """
+    stack = model.decoder
+    if stack is None:
+        return 0
+    cache = 2 * 2 * stack.n_layers * stack.d_model * capacity
+    logits = 3 * logit_positions * model.vocab_size  # scores, their softmax, and a copy
+    return _FLOAT * beams * (cache + logits + _layer_floats(stack, fed, capacity))
+
+
+def _layer_floats(stack: StackSpec | None, queries: int, keys: int) -> int:
+    """Floats alive at once inside a layer: states, the inner feed-forward, attention weights and their softmax."""
+    if stack is None:
+        return 0
+    return queries * (8 * stack.d_model + 2 * stack.d_ff) + 2 * stack.n_heads * queries * keys
+
+
+def plan_batches(
+    lengths: Sequence[int], bytes_each: Callable[[int], int], most: int, budget: int, *, equal: bool = False
+) -> list[list[int]]:
+    """Split items into batches of at most ``most``, longest first. Returns lists of indices.
+
+    ``bytes_each(length)``: what one row padded to ``length`` takes; a batch stays within ``budget`` bytes. ``equal``
+    puts only items of the same length together.
+
+    Raises:
+        InputError: one item alone exceeds the budget.
+    """
+    batches: list[list[int]] = []
+    room = longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if room == 0 or (equal and lengths[i] != longest):
+            longest = lengths[i]
+            room = min(most, _rows_that_fit(i, bytes_each(longest), budget))
+            batches.append([])
+        batches[-1].append(i)
+        room -= 1
+    return batches
+
+
+def _rows_that_fit(item: int, needed: int, budget: int) -> int:
+    if needed > budget:
+        raise InputError(
+            f"text {item} would need about {needed >> 20} MiB of memory and {budget >> 20} MiB may be used: "
+            "shorten it, or lower beam_size or max_new_tokens"
+        )
+    return budget // max(1, needed)
+
+
+def in_order(batches: Iterable[Sequence[int]], results: Iterable[Sequence[_R]]) -> list[_R]:
+    """Put the results of every batch back into the order of the items."""
+    placed = {i: r for batch, found in zip(batches, results, strict=True) for i, r in zip(batch, found, strict=True)}
+    return [placed[i] for i in range(len(placed))]

@@ -1,0 +1,84 @@
+"""What an encoder-only model is asked: the class of a text, and the word behind a mask."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import EngineError, InputError
+from .bundle.manifest import Manifest
+from .decoding import log_softmax
+from .engine import Floats
+from .inputs import Prepared, too_long
+from .results import Classification, Fill
+from .tokenizer import Tokenizer, check_text
+
+MASK = "<mask>"
+_STAND_IN = "\U0010fffd"  # private use, so in no vocabulary and in hardly any text
+
+
+def probabilities(logits: Floats) -> Floats:
+    """Softmax over the last axis.
+
+    Raises:
+        EngineError: a logit is NaN or infinite.
+    """
+    if not np.isfinite(logits).all():
+        raise EngineError("the engine gave NaN or infinite logits: its weights are damaged; run `edgewise verify`")
+    return np.exp(log_softmax(logits))
+
+
+def classification(manifest: Manifest, source: Prepared, logits: Floats) -> Classification:
+    """The class of a text from ``logits (classes,)``."""
+    values = probabilities(logits).tolist()
+    names = manifest.model.class_names
+    best = max(range(len(values)), key=values.__getitem__)
+    return Classification(
+        label=names[best],
+        probability=values[best],
+        probabilities=dict(zip(names, values, strict=True)),
+        truncated=source.truncated,
+    )
+
+
+def masked_tokens(tokenizer: Tokenizer, manifest: Manifest, text: str) -> tuple[tuple[int, ...], int]:
+    """Tokens of a text with one ``<mask>``, without the end token, and the place of the mask among them.
+
+    While the text is split into tokens, a character that no vocabulary has stands for the mask, so that what is around
+    it is split as if a word were there. It comes out as its UTF-8 bytes, behind the mark of a word's beginning.
+
+    Raises:
+        InputError: not exactly one mask.
+        ContextLengthError: too long.
+    """
+    check_text(text, "text")
+    if (count := text.count(MASK)) != 1:
+        raise InputError(f"text has {count} times {MASK}, expected once")
+    if _STAND_IN in text:
+        raise InputError("text holds U+10FFFD, which stands for the mask in here: remove it")
+    stand_in = tokenizer.encode(_STAND_IN)  # with the mark of a word's beginning, if the tokenizer has one
+    bare = stand_in[1:] if tokenizer.decode(stand_in[:1]).strip() == "" and len(stand_in) > 1 else stand_in
+    ids = tokenizer.encode(text.replace(MASK, _STAND_IN))
+    place = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), None)
+    if place is None:
+        raise InputError(f"the tokenizer of this bundle cannot place {MASK} in the text")
+    begin = place - 1 if stand_in != bare and ids[:place][-1:] == stand_in[:1] else place
+    assert manifest.model.mask_id is not None  # the manifest of a fill_mask bundle has one
+    masked = (*ids[:begin], manifest.model.mask_id, *ids[place + len(bare) :])
+    if len(masked) + 1 > manifest.max_context:
+        raise too_long("text", len(masked) + 1, manifest.max_context)
+    return masked, begin
+
+
+def fills(tokenizer: Tokenizer, ids: tuple[int, ...], place: int, logits: Floats, top: int) -> list[Fill]:
+    """The ``top`` most probable tokens at ``place`` from ``logits (V,)``, best first, specials left out."""
+    values = probabilities(logits)
+    ranked = (t for t in np.argsort(-values, kind="stable").tolist() if t not in tokenizer.special_ids)
+    return [
+        Fill(
+            text=tokenizer.decode((*ids[:place], token, *ids[place + 1 :])),
+            token=token,
+            piece=tokenizer.piece(token),
+            probability=float(values[token]),
+        )
+        for token, _ in zip(ranked, range(top), strict=False)
+    ]

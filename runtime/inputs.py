@@ -1,0 +1,109 @@
+"""From text to what a model reads: special tokens, the limits of the context, and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ContextLengthError
+from .bundle.manifest import Manifest
+from .engine import Ids, Mask
+from .options import DecodingOptions, Overflow
+from .tokenizer import Tokenizer
+
+EXTRA_TOKENS = 50
+"""How much longer than its source a result may be by default (Vaswani et al. 2017, section 6.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The tokens of one text with their specials; ``truncated`` says that the text had more."""
+
+    ids: tuple[int, ...]
+    truncated: bool = False
+
+
+def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str) -> Prepared:
+    """Text and end token, for an encoder. A text beyond the context is refused, or loses its end.
+
+    Raises:
+        ContextLengthError: too long, and ``overflow`` is ``error``.
+    """
+    ids, room = tokenizer.encode(text, name), manifest.max_context - 1
+    if len(ids) > room and overflow == "error":
+        raise too_long(name, len(ids) + 1, manifest.max_context)
+    return Prepared(ids=(*ids[:room], manifest.model.end_id), truncated=len(ids) > room)
+
+
+def prepare_prompt(
+    tokenizer: Tokenizer, manifest: Manifest, text: str, options: DecodingOptions, name: str
+) -> Prepared:
+    """Start token and text, for a decoder alone. A text beyond the context is refused, or loses its beginning.
+
+    A shortened prompt leaves room for ``max_new_tokens``, by default ``EXTRA_TOKENS`` or half of the context.
+
+    Raises:
+        ContextLengthError: too long, and ``options.overflow`` is ``error``.
+    """
+    ids, room = tokenizer.encode(text, name), manifest.max_context - 1
+    if len(ids) <= room:
+        return Prepared(ids=(manifest.model.start_id, *ids))
+    if options.overflow == "error":
+        raise too_long(name, len(ids) + 1, manifest.max_context)
+    wanted = options.max_new_tokens or min(EXTRA_TOKENS, manifest.max_context // 2)
+    kept = max(1, room + 1 - wanted)
+    return Prepared(ids=(manifest.model.start_id, *ids[-kept:]), truncated=True)
+
+
+def default_new_tokens(source_tokens: int, max_context: int) -> int:
+    """Most new tokens where nobody said: ``EXTRA_TOKENS`` more than the source, within the context."""
+    return min(source_tokens + EXTRA_TOKENS, max_context)
+
+
+def new_token_limit(manifest: Manifest, source_tokens: int, options: DecodingOptions, name: str) -> int:
+    """Most new tokens for one text. The decoder reads its prompt and every new token but the last.
+
+    Raises:
+        ContextLengthError: ``options.max_new_tokens`` is more than fits, and ``options.overflow`` is ``error``.
+    """
+    prompt = 1 if manifest.model.encoder else source_tokens
+    room = manifest.max_context + 1 - prompt
+    wanted = options.max_new_tokens
+    if wanted is not None and wanted > room and options.overflow == "error":
+        raise ContextLengthError(
+            f"max_new_tokens ({wanted}) does not fit: {name} leaves room for {room} in the context of "
+            f"{manifest.max_context} tokens; lower it, or pass overflow='truncate'"
+        )
+    return min(room, wanted or default_new_tokens(source_tokens, manifest.max_context))
+
+
+def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:
+    """Refuse a text to be scored that the decoder cannot read whole.
+
+    Raises:
+        ContextLengthError: too long.
+    """
+    if len(ids) + 1 > manifest.max_context:
+        raise ContextLengthError(
+            f"{name} has {len(ids) + 1} tokens, more than the {manifest.max_context} this model reads: shorten it"
+        )
+
+
+def right_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Ids, Mask]:
+    """Token ids ``(B, S)`` and their mask ``(B, S)``, false on the padding at the right."""
+    ids = np.full((len(sequences), max(map(len, sequences))), pad_id, dtype=np.int64)
+    mask = np.zeros(ids.shape, dtype=np.bool_)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)] = sequence
+        mask[i, : len(sequence)] = True
+    return ids, mask
+
+
+def too_long(name: str, tokens: int, max_context: int) -> ContextLengthError:
+    """The error for a text of ``tokens`` tokens."""
+    return ContextLengthError(
+        f"{name} has {tokens} tokens, more than the {max_context} this model reads: "
+        "shorten or split it, or pass overflow='truncate'"
+    )
