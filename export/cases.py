@@ -1,0 +1,178 @@
+"""Recording reference cases: what PyTorch makes of chosen inputs, while it is at hand.
+
+The numbers come from the naive search of :mod:`edgewise.models.decode` on the float32 network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import decode
+from ..models.checkpoint import Checkpoint
+from ..models.decode import Decoded
+from ..runtime.bundle.cases import (
+    TOP_CANDIDATES,
+    Beam,
+    Case,
+    Classified,
+    Greedy,
+    Masked,
+    ReferenceCases,
+    Step,
+    fold,
+)
+from ..runtime.bundle.manifest import Task
+from .probes import EXTRA_TOKENS, SWEEP_NEW_TOKENS, Codec, Probe, probes
+
+BEAM_SIZE = 5
+LENGTH_PENALTY = 0.6
+LOGIT_IDS = 16
+MASK = "<mask>"
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many cases are done."""
+
+
+def record_cases(
+    checkpoint: Checkpoint, task: Task, codec: Codec, max_context: int, progress: Progress | None = None
+) -> ReferenceCases:
+    """Ask the reference of ``checkpoint`` every probe.
+
+    ``max_context``: most tokens of a text, specials included. Every step keeps the logits of the same ``LOGIT_IDS``
+    ids, the end token first, spread over the vocabulary from its frequent to its rare tokens.
+    """
+    recorder = _Recorder(checkpoint, codec, max_context)
+    record = {
+        "translate": recorder.decoded,
+        "generate": recorder.decoded,
+        "fill_mask": recorder.masked,
+        "classify": recorder.classified,
+    }[task]
+    asked = list(probes(codec, max_context - 2))
+    cases: list[Case] = []
+    for done, probe in enumerate(asked, start=1):
+        cases += record(probe)
+        if progress:
+            progress(done, len(asked))
+    return ReferenceCases(
+        kind=task,
+        checkpoint_sha256=checkpoint.sha256,
+        torch=str(torch.__version__),
+        seed=None,
+        logit_ids=recorder.logit_ids,
+        cases=tuple(cases),
+    )
+
+
+def spread_ids(vocab_size: int, end_id: int) -> tuple[int, ...]:
+    """The end token, then ids at equal distances up to the last, which is the rarest."""
+    count = min(LOGIT_IDS, vocab_size) - 1
+    return tuple(dict.fromkeys([end_id, *((i + 1) * (vocab_size - 1) // count for i in range(count))]))
+
+
+class _Recorder:
+    """One network, and what a case of each task is made of."""
+
+    def __init__(self, checkpoint: Checkpoint, codec: Codec, max_context: int) -> None:
+        self.model, self.config = checkpoint.model, checkpoint.model.config
+        self.codec, self.max_context = codec, max_context
+        has_vocabulary = self.config.head == "vocabulary"
+        self.logit_ids = spread_ids(self.config.vocab_size, self.config.end_id) if has_vocabulary else ()
+
+    def decoded(self, probe: Probe) -> Iterator[Case]:
+        """Greedy and beam search from a source, or with a decoder alone from a prompt."""
+        ids = self._text_ids(probe.text)
+        input_ids = (*ids, self.config.end_id) if self.model.encoder else (self.config.start_id, *ids)
+        limit = SWEEP_NEW_TOKENS if probe.short else self._limit(len(input_ids))
+        greedy = decode.greedy(self.model, input_ids, limit)
+        beam = decode.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)[0]
+        prompt = () if self.model.encoder else input_ids
+        yield Case(
+            name=probe.name,
+            text=probe.text,
+            input_ids=input_ids,
+            max_new_tokens=limit,
+            greedy=self._greedy(greedy, prompt),
+            beam=self._beam(beam, prompt),
+        )
+
+    @torch.inference_mode()
+    def masked(self, probe: Probe) -> Iterator[Case]:
+        """The word in the middle of a text behind a mask; one mask for a text of no words or one."""
+        assert self.config.mask_id is not None
+        words = (probe.text or "").split(" ")
+        middle = len(words) // 2
+        before = self._text_ids(" ".join(words[:middle]))
+        after = self._text_ids(" ".join(words[middle + 1 :]))
+        input_ids = (*before, self.config.mask_id, *after, self.config.end_id)
+        index = torch.tensor([[len(before)]])
+        ids, mask = decode.right_pad([input_ids], self.config.pad_id)
+        logits = self.model.logits(self.model.encode(ids, mask)[0, index[0]])
+        yield Case(
+            name=probe.name,
+            text=" ".join([*words[:middle], MASK, *words[middle + 1 :]]),
+            input_ids=input_ids,
+            masked=(Masked(position=len(before), scores=self._step(logits[0])),),
+        )
+
+    @torch.inference_mode()
+    def classified(self, probe: Probe) -> Iterator[Case]:
+        """The class of a text."""
+        input_ids = (*self._text_ids(probe.text), self.config.end_id)
+        ids, mask = decode.right_pad([input_ids], self.config.pad_id)
+        logits = self.model.classify(self.model.encode(ids, mask), mask)[0]
+        label = self.config.class_names[int(logits.argmax())]
+        yield Case(
+            name=probe.name,
+            text=probe.text,
+            input_ids=input_ids,
+            classified=Classified(logits=tuple(logits.tolist()), label=label),
+        )
+
+    def _text_ids(self, text: str | None) -> tuple[int, ...]:
+        return tuple(self.codec.encode(text)) if text and text.strip() else ()
+
+    def _limit(self, length: int) -> int:
+        """The runtime's default: ``EXTRA_TOKENS`` more than the input, within the context."""
+        prompt = 1 if self.model.encoder else length
+        return min(length + EXTRA_TOKENS, self.max_context, self.max_context + 1 - prompt)
+
+    def _greedy(self, decoded: Decoded, prompt: tuple[int, ...]) -> Greedy:
+        assert decoded.logits is not None
+        return Greedy(**self._trace(decoded, prompt), steps=tuple(map(self._step, decoded.logits)))
+
+    def _beam(self, decoded: Decoded, prompt: tuple[int, ...]) -> Beam:
+        return Beam(
+            **self._trace(decoded, prompt),
+            beam_size=BEAM_SIZE,
+            length_penalty=LENGTH_PENALTY,
+            normalized_score=decoded.normalized_score,
+            margin=decoded.decision_gap if math.isfinite(decoded.decision_gap) else None,
+        )
+
+    def _trace(self, decoded: Decoded, prompt: tuple[int, ...]) -> dict[str, Any]:
+        return {
+            "tokens": decoded.tokens,
+            "token_log_probs": decoded.token_log_probs,
+            "score": decoded.score,
+            "finish_reason": decoded.finish_reason,
+            "text": self.codec.continuation(prompt, decoded.tokens),
+        }
+
+    def _step(self, logits: Tensor) -> Step:
+        """What a case keeps of ``logits (V,)``."""
+        best = logits.sort(descending=True, stable=True)
+        top = best.values[:TOP_CANDIDATES].tolist()
+        return Step(
+            top_ids=tuple(best.indices[:TOP_CANDIDATES].tolist()),
+            top_logits=tuple(top),
+            margin=top[0] - top[1],
+            log_normalizer=float(logits.double().logsumexp(0)),
+            logits=tuple(logits[list(self.logit_ids)].tolist()),
+            folds=tuple(fold(logits.numpy()).tolist()),
+        )
