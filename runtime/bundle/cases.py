@@ -50,8 +50,8 @@ class Step:
     """The scores of one position over the vocabulary.
 
     ``top_ids``, ``top_logits``: the best tokens, best first, ties by lower id. ``margin``: best minus second logit.
-    ``logits``: at the ``logit_ids`` of the set, in their order. ``folds``: what :func:`fold` makes of all logits, so that
-    a fault in a row of the vocabulary that no other field names is seen too; empty where it was not recorded.
+    ``logits``: at the ``logit_ids`` of the set, in their order. ``folds``: what :func:`fold` makes of all logits, so
+    that a fault in a row of the vocabulary that no other field names is seen too; empty where it was not recorded.
     """
 
     top_ids: Annotated[tuple[_Token, ...], _Few]
@@ -232,7 +232,7 @@ def _refuse(contradictions: Iterator[str]) -> None:
 
 
 def fold(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Sums ``(..., FOLDS)`` of logits ``(..., V)``: fold ``j`` takes ids ``j``, ``j + FOLDS``, ... with signs in turn."""
+    """Sums ``(..., FOLDS)`` of logits ``(..., V)``: fold ``j`` takes ids ``j``, ``j + FOLDS``, ..., signs in turn."""
     padding = -logits.shape[-1] % FOLDS
     wide = np.pad(logits.astype(np.float64), [*[(0, 0)] * (logits.ndim - 1), (0, padding)])
     rows = wide.reshape(*logits.shape[:-1], -1, FOLDS)  # (..., V) -> (..., V/FOLDS, FOLDS)

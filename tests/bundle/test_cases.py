@@ -28,6 +28,20 @@ def test_reads_back_rounded(tmp_path: Path, reference: ReferenceCases) -> None:
     assert greedy.token_log_probs == (-0.3765432, -1.5)
 
 
+def test_folds_by_hand() -> None:
+    logits = np.zeros((2, 40), np.float32)
+    logits[0, [1, 17, 33]] = [5, 3, 1]  # all of fold 1: plus, minus, plus
+    logits[1, 39] = 2  # 39 = 2 * 16 + 7
+    expected = np.zeros((2, 16))
+    expected[0, 1], expected[1, 7] = 5 - 3 + 1, 2
+    np.testing.assert_array_equal(cases.fold(logits), expected)
+
+
+def test_folds_are_all_or_none(step: Step) -> None:
+    with pytest.raises(BundleFormatError, match="3 folds, expected 16 or none"):
+        dataclasses.replace(step, folds=(1.0, 2.0, 3.0))
+
+
 def test_encoder_cases(tmp_path: Path, step: Step) -> None:
     masked = Case(name="two", text=None, input_ids=(4, 3, 2), masked=(Masked(position=1, scores=step),))
     labelled = Case(name="one", text="", input_ids=(2,), classified=Classified(logits=(0.5, -1.0), label="good"))
@@ -48,13 +62,14 @@ def test_thirty_six_cases_stay_small(tmp_path: Path) -> None:
                 top_logits=tuple(row),
                 margin=row[0] - row[1],
                 log_normalizer=float(random.normal()),
-                logits=tuple(random.normal(size=12).tolist()),
+                logits=tuple(random.normal(size=8).tolist()),
+                folds=tuple((100 * random.normal(size=cases.FOLDS)).tolist()),
             )
             for row in logits
         )
 
     def case(index: int) -> Case:
-        count = 90 if index == 0 else 16
+        count = 90 if index == 0 else 14  # target tokens of a caption, the end token among them
         tokens = tuple(random.integers(0, 8000, count).tolist())
         log_probs = tuple((-random.random(count)).tolist())
         trace: dict[str, Any] = {
@@ -74,7 +89,7 @@ def test_thirty_six_cases_stay_small(tmp_path: Path) -> None:
         )
 
     file = tmp_path / "cases.json"
-    ids = tuple(range(12))
+    ids = tuple(range(8))
     many = tuple(case(i) for i in range(36))
     cases.write_cases(file, ReferenceCases(kind="translate", logit_ids=ids, cases=many, **COMMON))
     assert file.stat().st_size < 300_000
