@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import StackConfig
+from .dropout import Dropout
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one attention, each ``(B, H, C, Dh)``."""
@@ -72,7 +73,8 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor) -> Tensor:
         """Attend from ``x (B, T, D)`` under boolean ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``."""
         query = split_heads(self.query(x), self.n_heads)
-        attended = F.scaled_dot_product_attention(query, *key_value, attn_mask=mask)
+        key, value = key_value
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.output(merge_heads(attended))  # type: ignore[no-any-return]
 
 
@@ -101,7 +103,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre = config.norm_place == "pre"
         self.norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def before(self, x: Tensor) -> Tensor:
         """What the sub-layer reads."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig, StackConfig
+from .dropout import Dropout
 from .layers import FeedForward, KeyValue, MultiHeadAttention, Residual, look_ahead_mask, sinusoidal_positions
 
 
@@ -85,7 +86,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.embedding_dropout = nn.Dropout(dropout)
+        self.embedding_dropout = Dropout(dropout)
         table = sinusoidal_positions(config.max_positions, config.d_model)
         self.register_buffer("positions", table, persistent=False)
         enc, dec = config.encoder, config.decoder
