@@ -1,0 +1,29 @@
+"""The engines that run graphs, one module each; a library is imported when its target is asked for."""
+
+from __future__ import annotations
+
+from ...errors import TargetError
+from ..bundle import Bundle
+from ..bundle.manifest import Variant
+from ..engine import Engine
+
+_TARGETS = ("cpu", "openvino", "openvino:GPU", "openvino:NPU")
+
+
+def open_engine(bundle: Bundle, variant: Variant, target: str, threads: int) -> Engine:
+    """The engine for ``target`` over the graphs of ``variant``, with so many ``threads``.
+
+    Raises:
+        TargetError: no engine here runs ``target``, or this machine lacks the device.
+        MissingExtraError: the target's library is not installed.
+        EngineError: the engine cannot open the graphs.
+    """
+    if target not in _TARGETS:
+        raise TargetError(f"no engine here runs target {target!r}, only {', '.join(_TARGETS)}: choose one of these")
+    if target == "cpu":
+        from .onnxruntime_cpu import open_variant as open_cpu
+
+        return open_cpu(bundle, variant, threads)
+    from .openvino import open_variant as open_openvino
+
+    return open_openvino(bundle, variant, target, threads)
