@@ -43,22 +43,35 @@ def load_state(file: Path, model: Transformer, optimizer: torch.optim.Adam) -> d
 
 
 class Average:
-    """The mean of the last ``count`` snapshots of the weights (Vaswani et al. 2017, section 6.1)."""
+    """The mean of the last ``count`` snapshots of the weights (Vaswani et al. 2017, section 6.1).
+
+    A run that was stopped goes on from an older state: :meth:`rewind` then drops the snapshots after it, and until
+    :meth:`prune` those before it are kept.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
 
     def add(self, model: Transformer, step: int) -> None:
-        """Keep a snapshot, and forget the oldest beyond ``count``."""
+        """Keep a snapshot."""
         tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
         save_file(tensors, self.folder / f"snapshot-{step:07d}.safetensors")
-        for old in self._files()[: -self.count]:
-            old.unlink()
+
+    def rewind(self, step: int) -> None:
+        """Forget the snapshots later than ``step``."""
+        for file in self._files():
+            if int(file.stem.rpartition("-")[2]) > step:
+                file.unlink()
+
+    def prune(self) -> None:
+        """Forget the oldest snapshots, beyond ``count``."""
+        for file in self._files()[: -self.count]:
+            file.unlink()
 
     def weights(self) -> dict[str, Tensor]:
         """The mean, by parameter name."""
         mean: dict[str, Tensor] = {}
-        files = self._files()
+        files = self._files()[-self.count :]
         for file in files:
             with safe_open(file, framework="pt") as stored:
                 for name in stored.keys():  # noqa: SIM118 - not a dictionary

@@ -35,8 +35,6 @@ def next_tokens(model: Transformer, source: Tensor, targets: Ids) -> tuple[Tenso
 class Task(ABC):
     """One training objective over a fixed list of examples."""
 
-    smoothing = 0.1
-
     @abstractmethod
     def tokenize(self, tokenizer: Tokenizer) -> None:
         """Read the examples with ``tokenizer``; called anew each epoch where merges are dropped."""
@@ -49,11 +47,13 @@ class Task(ABC):
     def states(self, model: Transformer, batch: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Hidden states ``(M, D)`` and their labels ``(M,)``."""
 
-    def backward(self, model: Transformer, states: Tensor, labels: Tensor, low_precision: bool) -> float:
-        """Loss of the states; gradients go to every parameter."""
+    def backward(
+        self, model: Transformer, states: Tensor, labels: Tensor, smoothing: float, low_precision: bool
+    ) -> float:
+        """Loss of the states with smoothed labels; gradients go to every parameter."""
         assert model.vocabulary_bias is not None
         loss, gradient = smoothed_cross_entropy(
-            states.detach(), model.embedding.weight, model.vocabulary_bias, labels, self.smoothing, low_precision
+            states.detach(), model.embedding.weight, model.vocabulary_bias, labels, smoothing, low_precision
         )
         states.backward(gradient)  # type: ignore[no-untyped-call]
         return loss
@@ -132,8 +132,6 @@ class MaskedWords(LanguageModel):
 class Classification(LanguageModel):
     """A class for a sentence. Its states are already the scores of the classes."""
 
-    smoothing = 0.1
-
     def __init__(self, text: Sequence[str], labels: Sequence[int], limit: int, word_dropout: float = 0.0) -> None:
         super().__init__(text, limit)
         self.labels, self.word_dropout = labels, word_dropout
@@ -148,8 +146,10 @@ class Classification(LanguageModel):
         scores = model.classify(model.encode(ids, mask), mask)
         return scores.float(), torch.tensor([self.labels[i] for i in batch])
 
-    def backward(self, model: Transformer, states: Tensor, labels: Tensor, low_precision: bool) -> float:
+    def backward(
+        self, model: Transformer, states: Tensor, labels: Tensor, smoothing: float, low_precision: bool
+    ) -> float:
         """See :class:`Task`."""
-        loss = F.cross_entropy(states, labels, label_smoothing=self.smoothing)
+        loss = F.cross_entropy(states, labels, label_smoothing=smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()

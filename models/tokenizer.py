@@ -1,8 +1,10 @@
 """Training a byte-pair tokenizer (Sennrich et al. 2016) whose decoding gives back what it read.
 
 Words carry a leading ``▁``, punctuation stands alone, and a character that the corpus never showed falls back to its
-UTF-8 bytes, so no input becomes an unknown token. The file holds no special-token template, truncation or padding: the
-runtime adds those itself.
+UTF-8 bytes, so no input becomes an unknown token. Decoding gives back the text in NFC, with every white-space character
+and every ``▁`` as a space, less one space at the very beginning. The file holds no special-token template, truncation
+or padding: the runtime adds those itself. A typed ``</s>`` is text only where :func:`as_text_only` says so: the library
+keeps that setting out of the file.
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ def _bytes_as_ordinary_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 def with_dropout(tokenizer: Tokenizer, dropout: float) -> Tokenizer:
     """A copy that skips each merge with this probability (BPE-dropout, Provilkov et al. 2020, section 3.1)."""
-    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy = as_text_only(Tokenizer.from_str(tokenizer.to_str()))
     copy.model.dropout = dropout or None
     return copy
+
+
+def as_text_only(tokenizer: Tokenizer) -> Tokenizer:
+    """``tokenizer``, told to read a typed ``</s>`` as four characters and not as the end token."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer

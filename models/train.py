@@ -33,7 +33,7 @@ from .evaluate import validation_bleu
 from .recipes import RECIPES, Corpus, Recipe
 from .state import Average, load_state, save_state
 from .tasks import Task, Translation
-from .tokenizer import train_bpe, with_dropout
+from .tokenizer import as_text_only, train_bpe, with_dropout
 from .transformer import Transformer
 
 
@@ -47,8 +47,7 @@ class Run:
         self.corpus: Corpus = recipe.corpus(data)
         self.tokenizer = self._tokenizer(start)
         self.model = Transformer(recipe.config(self.tokenizer.get_vocab_size()), recipe.dropout)
-        if start is not None:
-            self.model.load_state_dict(load_checkpoint(start).model.state_dict())
+        self._begin(start)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1.0, betas=(0.9, 0.98), eps=1e-9, fused=True)
         self.average = Average(self.work, recipe.averaged)
         self.step, self.epoch, self.seconds = 0, 0, 0.0
@@ -57,6 +56,7 @@ class Run:
             facts = load_state(self.state_file, self.model, self.optimizer)
             self.step, self.epoch = facts["step"], facts["epoch"]
             self.curve, self.seconds = facts["curve"], facts["seconds"]
+        self.average.rewind(self.step)
 
     @property
     def state_file(self) -> Path:
@@ -69,7 +69,16 @@ class Run:
             shutil.copyfile(start / TOKENIZER, file)
         if not file.exists():
             train_bpe(self.corpus.text, self.recipe.vocab_size).save(str(file))
-        return Tokenizer.from_file(str(file))
+        return as_text_only(Tokenizer.from_file(str(file)))
+
+    def _begin(self, start: Path | None) -> None:
+        """The first weights: random ones, or those of ``start`` wherever both networks have them."""
+        with torch.no_grad():
+            self.model.embedding.weight.mul_(self.recipe.embedding_scale)
+        if start is not None:
+            own, theirs = self.model.state_dict(), load_checkpoint(start).model.state_dict()
+            shared = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
+            self.model.load_state_dict({**own, **shared})
 
     def train(self) -> None:
         """Go on to the last update; write the checkpoint."""
@@ -99,6 +108,7 @@ class Run:
         self.seconds += time.monotonic() - began
         facts = {"step": self.step, "epoch": self.epoch, "curve": self.curve, "seconds": self.seconds}
         save_state(self.state_file, self.model, self.optimizer, facts)
+        self.average.prune()
 
     def _update(self, task: Task, batch: list[int], rng: np.random.Generator) -> float:
         self.model.train()
@@ -108,7 +118,7 @@ class Run:
         attention = sdpa_kernel(SDPBackend.MATH) if self.low else nullcontext()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.low), attention:
             states, labels = task.states(self.model, batch, rng)
-        loss = task.backward(self.model, states, labels, self.low)
+        loss = task.backward(self.model, states, labels, self.recipe.smoothing, self.low)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss
