@@ -22,6 +22,8 @@ def memory_budget() -> int:
 
 def encoder_bytes(model: ModelSpec, length: int) -> int:
     """Estimate of what encoding one text of ``length`` tokens takes, logits and cross-attention K/V included."""
+    if model.encoder is None:
+        return 0
     keep = 2 * model.decoder.n_layers * length * model.decoder.d_model if model.decoder else model.vocab_size
     return _FLOAT * (keep + _layer_floats(model.encoder, length, length))
 
@@ -40,10 +42,8 @@ def decoder_bytes(model: ModelSpec, fed: int, capacity: int, beams: int, logit_p
     return _FLOAT * beams * (cache + logits + _layer_floats(stack, fed, capacity))
 
 
-def _layer_floats(stack: StackSpec | None, queries: int, keys: int) -> int:
+def _layer_floats(stack: StackSpec, queries: int, keys: int) -> int:
     """Floats alive at once inside a layer: states, the inner feed-forward, attention weights and their softmax."""
-    if stack is None:
-        return 0
     return queries * (8 * stack.d_model + 2 * stack.d_ff) + 2 * stack.n_heads * queries * keys
 
 

@@ -15,7 +15,7 @@ from .engine import Engine, Floats, Ids
 from .inputs import Prepared, right_pad
 from .options import DecodingOptions
 from .results import Score, Timings, TokenHypothesis
-from .search import Search, candidates_needed, search
+from .search import Search, candidates_needed, refuse_nan, search
 
 Check = Callable[[], None]
 """Called before every step; raises to stop the request."""
@@ -77,8 +77,7 @@ def decode_all(
 
 def _bytes_of(model: ModelSpec, length: int, limit: int, beams: int) -> int:
     prompt = 1 if model.encoder else length
-    source = encoder_bytes(model, length) if model.encoder else 0
-    return source + decoder_bytes(model, prompt, capacity(prompt, limit), beams)
+    return encoder_bytes(model, length) + decoder_bytes(model, prompt, capacity(prompt, limit), beams)
 
 
 def _decode(
@@ -127,7 +126,9 @@ def score_all(
 
 def _score(logits: Floats, tokens: Sequence[int]) -> Score:
     """``logits (T, V)`` of which row ``t`` speaks of ``tokens[t]``."""
-    log_probs = log_softmax(logits[: len(tokens)])[np.arange(len(tokens)), tokens].tolist()
+    values = log_softmax(logits[: len(tokens)])[np.arange(len(tokens)), tokens]
+    refuse_nan(values, int(np.isnan(values).argmax()))
+    log_probs = values.tolist()
     return Score(tokens=tuple(tokens), token_log_probs=tuple(log_probs), score=sum(log_probs))
 
 

@@ -85,7 +85,7 @@ def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_pena
     best = run.prefill(prompts)
     while True:
         chosen, values = best.ids[:, 0].copy(), best.log_probs[:, 0].copy()  # the engine reuses its buffers
-        _refuse_nan(values, len(tokens))
+        refuse_nan(values, len(tokens))
         tokens.append(chosen)
         log_probs.append(values)
         live &= (chosen != end_id) & (limits > len(tokens))
@@ -213,7 +213,7 @@ def _beam(
     first_rows = np.arange(batch)[:, None] * beam_size
     best = run.prefill(prompts)
     while True:
-        _refuse_nan(best.log_probs, len(beams.history))
+        refuse_nan(best.log_probs, len(beams.history))
         choice = beams.advance(best)
         ids = choice.ids.reshape(-1)
         yield ids
@@ -235,7 +235,8 @@ def _hypothesis(
     )
 
 
-def _refuse_nan(log_probs: NDArray[np.float32], step: int) -> None:
+def refuse_nan(log_probs: NDArray[np.float32], step: int) -> None:
+    """Raise :class:`~edgewise.errors.EngineError` where ``log_probs`` hold NaN."""
     if np.isnan(log_probs).any():
         raise EngineError(
             f"the engine gave NaN log-probabilities at step {step}: "

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from types import TracebackType
-from typing import Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from ..errors import EngineError, InputError, TokenizerError
 from .bundle import Bundle
@@ -19,6 +19,10 @@ from .inputs import Prepared, check_target, new_token_limit, prepare_prompt, pre
 from .options import DecodingOptions, Overflow, is_count
 from .results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings, TokenHypothesis
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .verification import VerificationReport
+    from .verify import Progress
 
 Texts = list[str] | tuple[str, ...]
 BATCH_SIZE = 32
@@ -214,6 +218,12 @@ class Session:
         model = self.manifest.model
         [(_, logits)] = encode_all(self.engine, model, [(*ids, model.end_id)], [place], 1, self._check)
         return fills(self.tokenizer, ids, place, logits, _count(top, "top"))
+
+    def verify(self, progress: Progress | None = None) -> VerificationReport:
+        """Replay the bundle's reference cases on this engine; ``progress(done, cases)`` is called after each."""
+        from .verify import verify  # what only verifies need not be imported by all
+
+        return verify(self, progress)
 
     def _check(self) -> None:
         """Stop a request whose session has been closed, or that went on in a forked child."""

@@ -58,6 +58,7 @@ class Tokenizer:
         self._library = self._guarded("read", lambda: tokenizers.Tokenizer.from_str(data.decode()))
         self._library.no_padding()
         self._library.no_truncation()
+        self._library.post_processor = None
         self._library.encode_special_tokens = True
         self.vocab_size: int = self._library.get_vocab_size()
         """Tokens, added ones included."""
