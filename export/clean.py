@@ -22,6 +22,7 @@ def clean(model: ir.Model, outputs: dict[str, dict[int, str]]) -> ir.Model:
         rewriter.rewrite(model)
     _gather_positions(model.graph)
     _copy_dims(model.graph)
+    _widen_masks(model.graph)
     _finish(model)
     _name_nodes(model.graph)
     _name_output_dims(model.graph, outputs)
@@ -100,6 +101,30 @@ def _copy_target(source: ir.Value | None, result: ir.Value) -> list[int] | None:
     return target
 
 
+def _widen_masks(graph: ir.Graph) -> None:
+    """Give a mask that is the same for every query its query dimension: ONNX Runtime does not broadcast that one."""
+    wide: dict[ir.Value, ir.Value] = {}
+    for node in list(graph):
+        mask = node.inputs[3] if node.op_type == "Attention" else None
+        if mask is None or mask.shape is None or mask.shape[-2] != 1:
+            continue
+        if mask not in wide:
+            wide[mask] = _repeat_for_queries(graph, node, mask)
+        node.replace_input_with(3, wide[mask])
+
+
+def _repeat_for_queries(graph: ir.Graph, attention: ir.Node, mask: ir.Value) -> ir.Value:
+    query = attention.inputs[0]
+    assert query is not None
+    length = ir.node("Shape", [query], {"start": 2, "end": 3})
+    one = ir.node("Constant", [], {"value_ints": [1]})
+    size = ir.node("Concat", [length.outputs[0], one.outputs[0]], {"axis": 0})
+    expand = ir.node("Expand", [mask, size.outputs[0]])
+    graph.insert_before(attention, [length, one, size, expand])
+    expand.outputs[0].dtype = mask.dtype
+    return expand.outputs[0]
+
+
 def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
     ir.convenience.replace_nodes_and_values(graph, old, [old], [new], old.outputs, new.outputs)
 
@@ -128,6 +153,8 @@ def _name_nodes(graph: ir.Graph) -> None:
             _name_linear(node, weight)
         elif node.op_type == "Gather" and _is_parameter(weight):
             _name_lookup(node, weight)
+        elif node.op_type == "Gemm":
+            node.name = "classifier"
     for node in list(graph):
         if node.op_type == "Attention":
             _name_attention(node)

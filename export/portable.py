@@ -36,7 +36,9 @@ MatMul, Mul, Range, Relu, Reshape, Shape, Squeeze, Sub, Transpose, Unsqueeze; a 
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
   presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``.
 - Cross-attention: ``x (R, T, D)`` -> Reshape ``(B, R/B*T, D)`` -> linear -> heads -> Attention over ``cross_key_{i}``,
-  ``cross_value_{i}`` and ``cross_mask`` as ``(B, 1, 1, S)`` -> linear ``output`` -> Reshape ``(R, T, D)``.
+  ``cross_value_{i}`` under the mask -> linear ``output`` -> Reshape ``(R, T, D)``.
+- A mask of keys alone (``mask``, ``cross_mask``) is Unsqueeze ``(B, 1, 1, S)`` -> Expand ``(B, 1, Q, S)`` to the number
+  of queries ``Q``, once for all layers.
 """
 
 from __future__ import annotations
