@@ -93,6 +93,9 @@ def _read_json(file: Path) -> Any:
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
+        with file.open("rb") as stream:
+            if stream.read(2) in (b"PK", b"\x80\x02"):
+                raise CheckpointError(f"{file}: expected safetensors, got a pickle, which can run code: convert it")
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: expected a safetensors file, got {error}: train or copy it again") from error

@@ -14,16 +14,31 @@ from ..errors import InputError
 
 
 def read_lines(file: Path) -> list[str]:
-    """Lines of a UTF-8 text file, trailing spaces stripped."""
+    """Lines of a UTF-8 text file, trailing spaces stripped.
+
+    Raises:
+        InputError: no such file, or not UTF-8.
+    """
     if not file.is_file():
         raise InputError(f"{file}: expected a text file with a sentence a line, found none: check --data")
-    return [line.rstrip() for line in file.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: expected UTF-8, byte {error.start} is not: convert the file") from error
+    return [line.rstrip() for line in text.removesuffix("\n").split("\n")]
 
 
 def read_labelled(file: Path) -> tuple[list[str], list[int]]:
-    """Sentences and labels of a file of ``sentence TAB label`` lines."""
-    rows = [line.rsplit("\t", 1) for line in read_lines(file)]
-    return [row[0] for row in rows], [int(row[1]) for row in rows]
+    """Sentences and labels of a file of ``sentence TAB label`` lines.
+
+    Raises:
+        InputError: see :func:`read_lines`; or a line without a tab and a whole number at its end.
+    """
+    rows = [line.rpartition("\t") for line in read_lines(file)]
+    for number, (_, _, label) in enumerate(rows, 1):
+        if not label.isdecimal():
+            raise InputError(f"{file}, line {number}: expected a sentence, a tab and a class number, got {label!r:.60}")
+    return [row[0] for row in rows], [int(row[2]) for row in rows]
 
 
 MULTIPLE = 4
@@ -45,7 +60,10 @@ def rounded(length: int) -> int:
 
 @dataclass(frozen=True)
 class Batches:
-    """Sentences of similar length together, at most ``max_tokens`` padded tokens a batch, shuffled by ``seed``."""
+    """Sentences of similar length together, shuffled by ``seed``; ``max_tokens`` a batch, padding counted.
+
+    A sentence longer than that is a batch alone.
+    """
 
     lengths: Sequence[int]
     max_tokens: int
@@ -55,9 +73,12 @@ class Batches:
         rng = np.random.default_rng(seed)
         noisy = np.asarray(self.lengths) + rng.random(len(self.lengths)) * 2.0
         batches: list[list[int]] = [[]]
+        width = 0
         for i in np.argsort(noisy, kind="stable").tolist():
-            if batches[-1] and (len(batches[-1]) + 1) * rounded(self.lengths[i]) > self.max_tokens:
+            width = max(width, rounded(self.lengths[i]))
+            if batches[-1] and (len(batches[-1]) + 1) * width > self.max_tokens:
                 batches.append([])
+                width = rounded(self.lengths[i])
             batches[-1].append(i)
         for b in rng.permutation(len(batches)):
             yield batches[b]

@@ -36,10 +36,11 @@ def _until(row: list[int], end_id: int) -> list[int]:
 
 def validation_bleu(model: Transformer, tokenizer: Tokenizer, valid: Translation) -> float:
     """Cased sacreBLEU of greedy translations of the validation text."""
+    limit = min(100, model.config.max_positions)
     order = sorted(range(len(valid.source)), key=lambda i: len(valid.source[i]))
     output = [""] * len(order)
     for start in range(0, len(order), 128):
         rows = order[start : start + 128]
-        for i, ids in zip(rows, greedy_batch(model, [valid.source[i] for i in rows], 100), strict=True):
+        for i, ids in zip(rows, greedy_batch(model, [valid.source[i] for i in rows], limit), strict=True):
             output[i] = tokenizer.decode(ids)
     return float(BLEU().corpus_score(output, [list(valid.text[1])]).score)

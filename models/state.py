@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,11 +28,24 @@ def save_state(file: Path, model: Transformer, optimizer: torch.optim.Adam, fact
 
 
 def load_state(file: Path, model: Transformer, optimizer: torch.optim.Adam) -> dict[str, Any]:
-    """Put back what :func:`save_state` wrote, and return its facts."""
+    """Put back what :func:`save_state` wrote, and return its facts.
+
+    Raises:
+        CheckpointError: not a training state, or that of another network.
+    """
+    try:
+        return _load_state(file, model, optimizer)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file}: expected the training state of this recipe ({error}): remove it to begin anew"
+        ) from error
+
+
+def _load_state(file: Path, model: Transformer, optimizer: torch.optim.Adam) -> dict[str, Any]:
     with safe_open(file, framework="pt") as stored:
         facts = json.loads((stored.metadata() or {}).get("facts", "null"))
         if not isinstance(facts, dict):
-            raise CheckpointError(f"{file}: expected a training state with facts; remove it to begin anew")
+            raise ValueError("it holds no facts")
         names = set(stored.keys())
         for name, parameter in model.named_parameters():
             parameter.data.copy_(stored.get_tensor(f"weight.{name}"))
