@@ -84,11 +84,10 @@ class Probe:
 
 
 def probes(codec: Codec, room: int) -> Iterator[Probe]:
-    """All probes; ``room``: most tokens of a text, specials not counted."""
+    """All probes that fit; ``room``: most tokens of a text, specials not counted."""
     yield Probe(name="empty", text=None)
-    for i, text in enumerate(ORDINARY):
-        yield Probe(name=f"caption-{i:02}", text=text)
-    for name, text in AWKWARD.items():
+    captions = {f"caption-{i:02}": text for i, text in enumerate(ORDINARY)}
+    for name, text in (captions | AWKWARD).items():
         if len(codec.encode(text)) <= room:
             yield Probe(name=name, text=text)
     yield Probe(name="longest", text=longest_text(codec, room))

@@ -1,0 +1,171 @@
+"""What a verification found: per case and in sum, for programs and for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .tolerances import Tolerance
+
+Outcome = Literal["same", "undecided", "different"]
+"""A free-running search gave the reference's tokens; others, where the reference itself was undecided; or others."""
+
+_HEADER = ("case", "top-1", "logit", "log-prob", "greedy", "beam", "score", "ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseReport:
+    """One case. ``largest_*`` are absolute differences from the reference, in nats.
+
+    ``positions``: how many times scores over the vocabulary (or the classes) were compared; at ``agreed`` of them the
+    best token was the reference's, at ``undecided`` it was not, but the reference's margin lay within the tolerance.
+    ``largest_score``: of the searches that gave the same tokens. ``greedy`` and ``beam`` are ``None`` without a
+    decoder. ``faults`` say what is outside the tolerance; none: the case has passed.
+    """
+
+    name: str
+    positions: int
+    agreed: int
+    undecided: int
+    largest_logit: float
+    largest_log_prob: float
+    largest_fold: float
+    largest_score: float
+    logit_squares: float
+    logit_count: int
+    greedy: Outcome | None
+    beam: Outcome | None
+    seconds: float
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationReport:
+    """All cases of a bundle on one variant, engine and machine."""
+
+    name: str
+    task: str
+    target: str
+    precision: str
+    engine: dict[str, Any]
+    tolerance: Tolerance
+    cases: tuple[CaseReport, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Everything lies within the tolerance."""
+        return not self.faults
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Everything that does not, each with the name of its case."""
+        return (*(f"{case.name}: {fault}" for case in self.cases for fault in case.faults), *self._faults_in_sum())
+
+    @property
+    def positions(self) -> int:
+        """Positions compared in all cases."""
+        return sum(case.positions for case in self.cases)
+
+    @property
+    def agreement(self) -> float:
+        """Share of the positions whose best token is the reference's."""
+        return sum(case.agreed for case in self.cases) / max(1, self.positions)
+
+    @property
+    def logit_rms(self) -> float:
+        """Root mean square difference over all recorded logits."""
+        count = sum(case.logit_count for case in self.cases)
+        return math.sqrt(sum(case.logit_squares for case in self.cases) / max(1, count))
+
+    def largest(self, what: Literal["logit", "log_prob", "fold", "score"]) -> float:
+        """The largest difference in any case."""
+        return max(float(getattr(case, f"largest_{what}")) for case in self.cases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for ``json.dumps``."""
+        cases = [dataclasses.asdict(case) for case in self.cases]
+        for case in cases:
+            del case["logit_squares"], case["logit_count"]
+        return {
+            "name": self.name,
+            "task": self.task,
+            "target": self.target,
+            "precision": self.precision,
+            "ok": self.ok,
+            "engine": self.engine,
+            "tolerance": dataclasses.asdict(self.tolerance),
+            "sum": self._sums(),
+            "faults": list(self.faults),
+            "cases": cases,
+        }
+
+    def table(self) -> str:
+        """Every case in a line, then the sums, then what is wrong."""
+        rows = [_HEADER, *(_row(case) for case in self.cases)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        return "\n".join([*lines, "", self.summary(), *(f"  FAILED {fault}" for fault in self.faults)])
+
+    def summary(self) -> str:
+        """One line: the variant, whether it passed, and how near it came."""
+        verdict = "ok" if self.ok else f"FAILED ({len(self.faults)} faults)"
+        passed = sum(not case.faults for case in self.cases)
+        return (
+            f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
+            f"{self.agreement:.2%} of {self.positions} top-1 tokens, largest differences: logit "
+            f"{self.largest('logit'):.2g} (rms {self.logit_rms:.2g}), log-probability {self.largest('log_prob'):.2g}, "
+            f"score {self.largest('score'):.2g}; {self._searches()}{self.seconds:.1f} s"
+        )
+
+    def _searches(self) -> str:
+        greedy = [case.greedy for case in self.cases if case.greedy]
+        beam = [case.beam for case in self.cases if case.beam]
+        if not greedy:
+            return ""
+        return f"same tokens: greedy {greedy.count('same')}, beam {beam.count('same')} of {len(greedy)}; "
+
+    def _sums(self) -> dict[str, Any]:
+        return {
+            "cases": len(self.cases),
+            "passed": sum(not case.faults for case in self.cases),
+            "positions": self.positions,
+            "agreement": self.agreement,
+            "undecided": sum(case.undecided for case in self.cases),
+            "greedy_same": sum(case.greedy == "same" for case in self.cases),
+            "beam_same": sum(case.beam == "same" for case in self.cases),
+            "largest_logit": self.largest("logit"),
+            "logit_rms": self.logit_rms,
+            "largest_log_prob": self.largest("log_prob"),
+            "largest_fold": self.largest("fold"),
+            "largest_score": self.largest("score"),
+            "seconds": self.seconds,
+        }
+
+    def _faults_in_sum(self) -> Iterator[str]:
+        if not self.logit_rms <= self.tolerance.logit_rms:
+            yield f"all cases: logits differ by {self.logit_rms:.3g} rms, expected at most {self.tolerance.logit_rms:g}"
+        if not self.agreement >= self.tolerance.agreement:
+            yield (
+                f"all cases: {self.agreement:.2%} of the top-1 tokens agree, "
+                f"expected at least {self.tolerance.agreement:.2%}"
+            )
+
+
+def _row(case: CaseReport) -> tuple[str, ...]:
+    return (
+        case.name,
+        f"{case.agreed}/{case.positions}",
+        f"{case.largest_logit:.1e}",
+        f"{case.largest_log_prob:.1e}",
+        case.greedy or "-",
+        case.beam or "-",
+        f"{case.largest_score:.1e}",
+        f"{case.seconds * 1e3:.0f}",
+    )

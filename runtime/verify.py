@@ -1,0 +1,223 @@
+"""Replaying the reference cases of a bundle on this machine, without torch.
+
+For every case: the tokenizer (text to ids, and the recorded tokens back to the recorded text); teacher-forced, token by
+token through the cache as decoding does it, and again in one pass over a batch of cases padded to one length; then
+free-running, greedy and beam. What is compared: :mod:`edgewise.runtime.compare`; how far it may differ:
+:mod:`edgewise.runtime.tolerances`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import EdgewiseError
+from .bundle.cases import TOP_CANDIDATES, Case, Masked, ReferenceCases
+from .compare import Comparison, greedy_margin
+from .decoding import Request, capacity, start_search
+from .encoders import masked_tokens
+from .engine import Candidates, Floats, Ids, Memory
+from .inputs import Prepared, right_pad
+from .options import DecodingOptions
+from .results import TokenHypothesis
+from .search import finish
+from .tolerances import TOLERANCES
+from .verification import VerificationReport
+
+if TYPE_CHECKING:
+    from .session import Session
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many cases are done."""
+
+BATCH = 8
+_MAX_LOGITS = 1 << 26  # of one batch: 256 MiB
+
+
+def verify(session: Session, progress: Progress | None = None) -> VerificationReport:
+    """Replay every reference case of the session's bundle on its engine.
+
+    Raises:
+        BundleFormatError: the reference cases are malformed.
+        EngineError: the session is closed.
+    """
+    begin = time.perf_counter()
+    cases, precision = session.bundle.cases(), session.variant.precision
+    replay = _Replay(session, cases)
+    for batch in _batches(cases.cases, session.manifest.model.vocab_size):
+        replay.together(batch)
+    for done, case in enumerate(cases.cases, start=1):
+        replay.alone(case)
+        if progress:
+            progress(done, len(cases.cases))
+    return VerificationReport(
+        name=session.manifest.name,
+        task=session.manifest.task,
+        target=session.variant.target,
+        precision=precision,
+        engine=session.engine.describe(),
+        tolerance=TOLERANCES[precision],
+        cases=tuple(replay.comparisons[case.name].report() for case in cases.cases),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _batches(cases: Sequence[Case], vocab_size: int) -> Iterator[list[Case]]:
+    """Cases of any lengths together, as long as their logits stay within ``_MAX_LOGITS``."""
+    batch: list[Case] = []
+    for case in cases:
+        longest = max(_length(c) for c in [*batch, case])
+        if batch and (len(batch) == BATCH or (len(batch) + 1) * longest * vocab_size > _MAX_LOGITS):
+            yield batch
+            batch = []
+        batch.append(case)
+    yield batch
+
+
+def _length(case: Case) -> int:
+    return len(case.input_ids) + (len(case.greedy.tokens) if case.greedy else 0)
+
+
+class _Replay:
+    """One session, its cases, and what was found of each."""
+
+    def __init__(self, session: Session, cases: ReferenceCases) -> None:
+        self.session, self.engine, self.model = session, session.engine, session.manifest.model
+        tolerance = TOLERANCES[session.variant.precision]
+        self.comparisons = {c.name: Comparison(c.name, tolerance, cases.logit_ids) for c in cases.cases}
+
+    def together(self, batch: list[Case]) -> None:
+        """All of ``batch`` in one pass."""
+        with self._watch(batch):
+            if self.model.decoder:
+                self._one_pass(batch)
+            else:
+                self._encoded(batch, "in a batch")
+
+    def alone(self, case: Case) -> None:
+        """Everything else that a case is asked."""
+        with self._watch([case]):
+            self._tokenizer(case)
+        with self._watch([case]):
+            if self.model.decoder:
+                self._step_by_step(case)
+            else:
+                self._encoded([case], "alone")
+        if self.model.decoder:
+            with self._watch([case]):
+                self._free_running(case)
+
+    @contextmanager
+    def _watch(self, cases: list[Case]) -> Iterator[None]:
+        """An engine that fails has failed these cases. The time is shared out among them."""
+        begin = time.perf_counter()
+        try:
+            yield
+        except EdgewiseError as error:
+            for case in cases:
+                self.comparisons[case.name].fault(f"{type(error).__name__}: {error}")
+        for case in cases:
+            self.comparisons[case.name].seconds += (time.perf_counter() - begin) / len(cases)
+
+    def _tokenizer(self, case: Case) -> None:
+        check, tokenizer = self.comparisons[case.name], self.session.tokenizer
+        if case.text is not None:
+            ids = self._ids(case.text)
+            if ids != case.input_ids:
+                check.fault(f"tokenizer: the text becomes {_few(ids)}, expected {_few(case.input_ids)}")
+        prompt = () if self.model.encoder else case.input_ids
+        for trace in (case.greedy, case.beam):
+            if trace and (text := tokenizer.continuation(prompt, trace.tokens)) != trace.text:
+                check.fault(f"tokenizer: {_few(trace.tokens)} become {text[:80]!r}, expected {trace.text[:80]!r}")
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        """What the network is given for ``text``."""
+        manifest, tokenizer = self.session.manifest, self.session.tokenizer
+        if manifest.task == "fill_mask":
+            return (*masked_tokens(tokenizer, manifest, text)[0], self.model.end_id)
+        ids = tokenizer.encode(text)
+        return (self.model.start_id, *ids) if manifest.task == "generate" else (*ids, self.model.end_id)
+
+    def _memory(self, cases: Sequence[Case]) -> Memory:
+        if self.model.encoder is None:
+            return None
+        return self.engine.encode_source(*right_pad([case.input_ids for case in cases], self.model.pad_id))
+
+    def _prompt(self, case: Case) -> tuple[int, ...]:
+        return (self.model.start_id,) if self.model.encoder else case.input_ids
+
+    def _one_pass(self, batch: list[Case]) -> None:
+        """Teacher-forced over whole sequences, padded."""
+        fed = [(*self._prompt(case), *case.greedy.tokens[:-1]) for case in batch if case.greedy]
+        logits = self.engine.decoder_logits(self._memory(batch), *right_pad(fed, self.model.pad_id))
+        for row, case in zip(logits, batch, strict=True):
+            assert case.greedy is not None
+            first = len(self._prompt(case)) - 1
+            for i, step in enumerate(case.greedy.steps):
+                token, log_prob = case.greedy.tokens[i], case.greedy.token_log_probs[i]
+                self.comparisons[case.name].step(f"one pass, token {i}", row[first + i], step, token, log_prob)
+
+    def _step_by_step(self, case: Case) -> None:
+        """Teacher-forced through the cache, and the candidates that the engine chooses there."""
+        greedy, check, prompt = case.greedy, self.comparisons[case.name], self._prompt(case)
+        assert greedy is not None
+        run = self.engine.start(
+            self._memory([case]), 1, 1, capacity(len(prompt), len(greedy.tokens)), self._candidates()
+        )
+        best: Candidates = run.prefill(np.array([prompt], dtype=np.int64))
+        for i, (token, step) in enumerate(zip(greedy.tokens, greedy.steps, strict=True)):
+            logits, where = run.last_logits()[0], f"token {i}"
+            check.step(where, logits, step, token, greedy.token_log_probs[i])
+            check.candidates(where, best, logits, step)
+            if i + 1 < len(greedy.tokens):
+                best = run.step(np.array([token], dtype=np.int64), np.zeros(1, dtype=np.int64))
+
+    def _candidates(self) -> int:
+        return min(TOP_CANDIDATES, self.model.vocab_size)
+
+    def _free_running(self, case: Case) -> None:
+        check = self.comparisons[case.name]
+        assert case.greedy is not None and case.beam is not None
+        found = self._decode(case, 1, 0.0)
+        check.greedy = check.search("greedy", found, case.greedy, greedy_margin(found, case.greedy))
+        found = self._decode(case, case.beam.beam_size, case.beam.length_penalty)
+        check.beam = check.search(f"beam {case.beam.beam_size}", found, case.beam, case.beam.margin)
+
+    def _decode(self, case: Case, beam_size: int, length_penalty: float) -> TokenHypothesis:
+        assert case.max_new_tokens is not None
+        request = Request(source=Prepared(ids=case.input_ids), limit=case.max_new_tokens)
+        options = DecodingOptions(beam_size=beam_size, length_penalty=length_penalty)
+        return finish(start_search(self.engine, self.model, [request], options))[0][0]
+
+    def _encoded(self, batch: list[Case], where: str) -> None:
+        """Scores of an encoder-only model."""
+        ids, mask = right_pad([case.input_ids for case in batch], self.model.pad_id)
+        _, logits = self.engine.encode(ids, mask, self._masks(batch) if self.model.head == "vocabulary" else None)
+        for row, case in zip(logits, batch, strict=True):
+            check = self.comparisons[case.name]
+            if case.classified:
+                check.classes(where, row, case.classified, self.model.class_names)
+            for masked, scores in zip(case.masked or (), row, strict=False):
+                _compare_mask(check, where, masked, scores)
+
+    def _masks(self, batch: list[Case]) -> Ids:
+        """Where the masks of every case are, ``(B, N)``; a case with fewer repeats its first."""
+        places = [[m.position for m in case.masked or ()] for case in batch]
+        most = max(map(len, places))
+        return np.array([[*p, *[p[0]] * (most - len(p))] for p in places], dtype=np.int64)
+
+
+def _compare_mask(check: Comparison, where: str, masked: Masked, logits: Floats) -> None:
+    scores = masked.scores
+    token = scores.top_ids[0]
+    check.step(
+        f"{where}, mask at {masked.position}", logits, scores, token, scores.top_logits[0] - scores.log_normalizer
+    )
+
+
+def _few(ids: Sequence[int]) -> str:
+    return str(list(ids[:12])) + (f" and {len(ids) - 12} more" if len(ids) > 12 else "")
