@@ -1,0 +1,130 @@
+"""Finding one's way in a portable graph: the patterns that ``export.portable`` promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from ...errors import ExportError
+
+CONTRIB = "com.microsoft"
+
+
+def copy_of(model: ir.Model) -> ir.Model:
+    """A model that can be rewritten without touching ``model``; tensors are shared."""
+    return model.clone()
+
+
+def producer(value: ir.Value | None, *op_types: str) -> ir.Node:
+    """The node that makes ``value``, which must be one of ``op_types``."""
+    node = value.producer() if value is not None else None
+    if node is None or node.op_type not in op_types:
+        found = node.op_type if node is not None else "none"
+        name = value.name if value is not None else "?"
+        raise ExportError(f"{name}: expected a {' or '.join(op_types)} node before it, found {found}")
+    return node
+
+
+def only_use(value: ir.Value, *op_types: str) -> ir.Node:
+    """The one node that reads ``value``."""
+    nodes = [use.node for use in value.uses()]
+    if len(nodes) != 1 or nodes[0].op_type not in op_types:
+        found = [node.op_type for node in nodes]
+        raise ExportError(f"{value.name}: expected one {' or '.join(op_types)} node after it, found {found}")
+    return nodes[0]
+
+
+def self_attentions(graph: ir.Graph) -> Iterator[tuple[int, ir.Node]]:
+    """Layer and node of every decoder self-attention."""
+    return _attentions(graph, ".attention")
+
+
+def cross_attentions(graph: ir.Graph) -> Iterator[tuple[int, ir.Node]]:
+    """Layer and node of every cross-attention."""
+    return _attentions(graph, ".cross_attention")
+
+
+def _attentions(graph: ir.Graph, suffix: str) -> Iterator[tuple[int, ir.Node]]:
+    for node in list(graph):
+        if node.op_type == "Attention" and (node.name or "").startswith("decoder.layers."):
+            _, _, layer, kind = (node.name or "").split(".", 3)
+            if kind == suffix[1:]:
+                yield int(layer), node
+
+
+def before_heads(value: ir.Value | None) -> ir.Value:
+    """``(B, T, D)`` of what a Reshape and a Transpose split into ``(B, H, T, Dh)``."""
+    reshape = producer(producer(value, "Transpose").inputs[0], "Reshape")
+    merged = reshape.inputs[0]
+    assert merged is not None
+    return merged
+
+
+def after_heads(node: ir.Node) -> ir.Value:
+    """``(B, T, D)`` of an attention's result once a Transpose and a Reshape merged its heads."""
+    transpose = only_use(node.outputs[0], "Transpose")
+    return only_use(transpose.outputs[0], "Reshape").outputs[0]
+
+
+def replace_uses(old: ir.Value, new: ir.Value) -> None:
+    """Everything that read ``old`` reads ``new``."""
+    for use in list(old.uses()):
+        use.node.replace_input_with(use.idx, new)
+
+
+def add_input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]) -> ir.Value:
+    """A new graph input."""
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    graph.inputs.append(value)
+    return value
+
+
+def name_output(graph: ir.Graph, value: ir.Value, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]) -> None:
+    """``value`` as a graph output."""
+    value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+    graph.outputs.append(value)
+
+
+def constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """An initializer, made once a name."""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def drop_inputs(graph: ir.Graph, names: set[str]) -> None:
+    """Forget inputs that nothing reads any more."""
+    for value in list(graph.inputs):
+        if value.name in names:
+            if value.uses():
+                raise ExportError(f"input {value.name} is still read by {[u.node.op_type for u in value.uses()]}")
+            graph.inputs.remove(value)
+
+
+def finish(model: ir.Model, opset: int) -> ir.Model:
+    """Drop what nothing reads, order the nodes, and declare the operator sets in use."""
+    for step in (
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.TopologicalSortPass(),
+        common.NameFixPass(),
+    ):
+        step(model)
+    _forget_shapes(model.graph)
+    model.graph.opset_imports[""] = opset
+    if any(node.domain == CONTRIB for node in model.graph):
+        model.graph.opset_imports[CONTRIB] = 1
+    return model
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Shapes inside the graph were the portable form's; the engine infers its own."""
+    kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    for node in graph:
+        for value in node.outputs:
+            if id(value) not in kept:
+                value.shape, value.type = None, None

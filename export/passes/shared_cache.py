@@ -1,0 +1,217 @@
+"""The decoder for ONNX Runtime's CPU provider: cache in shared buffers, beams by index.
+
+Contract. From the portable ``decoder``:
+
+``step``: one token a row after ``past_length`` tokens. Keys and values are written into the buffers that come in as
+``key_cache_i`` and go out as ``key_cache_i_out``: bind one buffer to both, and no cache is ever copied. Which beam holds
+each past token is said by ``cache_indirection``, so that beams are reordered by a few integers.
+
+``prefill``: the first ``T`` tokens of each sentence, causal, written into the buffers of all its ``K`` beams; logits at
+``logit_index``. Also one teacher-forced pass.
+
+Both leave cross-attention and logits as they are. The position of a token is its index: sentences of a call are equally
+long, or padded on the right where nothing looks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ...runtime.bundle import signature as names
+from .patterns import (
+    CONTRIB,
+    add_input,
+    after_heads,
+    before_heads,
+    constant,
+    copy_of,
+    drop_inputs,
+    finish,
+    name_output,
+    producer,
+    replace_uses,
+    self_attentions,
+)
+
+OPSET = 24  # TensorScatter
+
+
+def step_graph(decoder: ir.Model) -> ir.Model:
+    """The portable ``decoder`` as the ``step`` graph."""
+    model = copy_of(decoder)
+    graph = model.graph
+    past_length = add_input(graph, names.PAST_LENGTH, ir.DataType.INT32, (1,))
+    beams = [
+        add_input(graph, names.BEAM_WIDTH, ir.DataType.INT32, (1,)),
+        add_input(graph, names.CACHE_INDIRECTION, ir.DataType.INT32, ("batch", "beams", "capacity")),
+    ]
+    for layer, node in list(self_attentions(graph)):
+        _attend_in_buffer(graph, layer, node, past_length, beams)
+    ids = _input(graph, names.IDS)
+    ids.shape = ir.Shape(("rows", 1))
+    _count_by_ids(graph, ids)
+    replace_uses(_input(graph, names.POSITIONS), past_length)
+    replace_uses(_picked(graph).outputs[0], _states(graph))
+    return _without_past(model)
+
+
+def _attend_in_buffer(graph: ir.Graph, layer: int, node: ir.Node, past_length: ir.Value, beams: list[ir.Value]) -> None:
+    """Attention over ``Concat(past, new)`` -> DecoderMaskedMultiHeadAttention over the shared buffers."""
+    key, value = (producer(source, "Concat").inputs[1] for source in node.inputs[1:3])
+    key_shape = node.inputs[1].shape  # type: ignore[union-attr]
+    assert key_shape is not None
+    caches = _caches(graph, layer, int(key_shape[1]), int(key_shape[3]))  # type: ignore[arg-type]
+    projections = [_without_bias(before_heads(source)) for source in (node.inputs[0], key, value)]
+    bias = ir.tensor(np.concatenate([bias for _, bias in projections]))
+    attention = ir.node(
+        "DecoderMaskedMultiHeadAttention",
+        [
+            *(projected for projected, _ in projections),
+            None,
+            None,
+            *caches,
+            past_length,
+            *beams,
+            constant(graph, f"{node.name}.bias", bias),
+        ],
+        {"num_heads": int(key_shape[1]), "past_present_share_buffer": 1},  # type: ignore[arg-type]
+        domain=CONTRIB,
+        num_outputs=3,
+        name=node.name,
+    )
+    graph.insert_before(node, attention)
+    replace_uses(after_heads(node), attention.outputs[0])
+    _cache_outputs(graph, layer, attention.outputs[1], attention.outputs[2], caches)
+
+
+def _without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """The product and the bias of a linear layer: the attention kernel adds biases itself."""
+    add = producer(value, "Add")
+    product, bias = add.inputs
+    assert product is not None and bias is not None and bias.const_value is not None
+    return product, bias.const_value.numpy()
+
+
+def prefill_graph(decoder: ir.Model) -> ir.Model:
+    """The portable ``decoder`` as the ``prefill`` graph."""
+    model = copy_of(decoder)
+    graph = model.graph
+    beam_width = add_input(graph, names.BEAM_WIDTH, ir.DataType.INT32, (1,))
+    ids = _input(graph, names.IDS)
+    ids.shape = ir.Shape(("batch", "tokens"))
+    _input(graph, names.LOGIT_INDEX).shape = ir.Shape(("batch", "picks"))
+    repeat = _repeat_shape(graph, beam_width)
+    for layer, node in list(self_attentions(graph)):
+        for index in (1, 2):
+            node.replace_input_with(index, producer(node.inputs[index], "Concat").inputs[1])
+        _scatter(graph, layer, node, repeat)
+    _count_by_ids(graph, ids)
+    replace_uses(_input(graph, names.KEY_MASK), _all_true(graph, ids))
+    replace_uses(_input(graph, names.POSITIONS), _range_of(graph, ids))
+    return _without_past(model)
+
+
+def _scatter(graph: ir.Graph, layer: int, node: ir.Node, repeat: ir.Value) -> None:
+    """Write a layer's keys and values to the front of the buffers of every beam."""
+    shape = node.inputs[1].shape  # type: ignore[union-attr]
+    assert shape is not None
+    heads, width = int(shape[1]), int(shape[3])  # type: ignore[arg-type]
+    caches = _caches(graph, layer, heads, width)
+    written = []
+    for cache, fresh in zip(caches, node.inputs[1:3], strict=True):
+        unsqueezed = _emit(graph, "Unsqueeze", [fresh, _axis(graph, 1)])  # (B, 1, H, T, Dh)
+        beams = _emit(graph, "Expand", [unsqueezed, repeat])  # (B, K, H, T, Dh)
+        merged = _emit(graph, "Reshape", [beams, _merge_shape(graph, fresh)])  # (R, H, T, Dh)
+        written.append(_emit(graph, "TensorScatter", [cache, merged], {"axis": 2}))
+    _cache_outputs(graph, layer, written[0], written[1], caches)
+
+
+def _merge_shape(graph: ir.Graph, fresh: ir.Value | None) -> ir.Value:
+    """``[-1, H, T, Dh]``."""
+    tail = _emit(graph, "Shape", [fresh], {"start": 1})
+    return _emit(graph, "Concat", [constant(graph, "minus_one", ir.tensor(np.array([-1]))), tail], {"axis": 0})
+
+
+def _repeat_shape(graph: ir.Graph, beam_width: ir.Value) -> ir.Value:
+    """``[1, K, 1, 1, 1]``."""
+    ones = constant(graph, "ones_3", ir.tensor(np.ones(3, np.int64)))
+    one = constant(graph, "ones_1", ir.tensor(np.ones(1, np.int64)))
+    width = _emit(graph, "Cast", [beam_width], {"to": ir.DataType.INT64})
+    return _emit(graph, "Concat", [one, width, ones], {"axis": 0})
+
+
+def _count_by_ids(graph: ir.Graph, ids: ir.Value) -> None:
+    """Rows and tokens are counted on ``ids``, since the inputs that counted them before are going away."""
+    going = {names.POSITIONS, names.KEY_MASK, names.LOGIT_INDEX}
+    for value in graph.inputs:
+        if value.name in going or (value.name or "").startswith("past_"):
+            for use in list(value.uses()):
+                if use.node.op_type == "Shape":
+                    use.node.replace_input_with(0, ids)
+
+
+def _all_true(graph: ir.Graph, ids: ir.Value) -> ir.Value:
+    shape = _emit(graph, "Shape", [ids])
+    return _emit(graph, "ConstantOfShape", [shape], {"value": ir.tensor(np.array([True]))})
+
+
+def _range_of(graph: ir.Graph, ids: ir.Value) -> ir.Value:
+    """Positions ``(1, T)``."""
+    tokens = _emit(graph, "Squeeze", [_emit(graph, "Shape", [ids], {"start": 1, "end": 2})])
+    zero, one = (constant(graph, f"scalar_{i}", ir.tensor(np.array(i, np.int64))) for i in (0, 1))
+    return _emit(graph, "Unsqueeze", [_emit(graph, "Range", [zero, tokens, one]), _axis(graph, 0)])
+
+
+def _axis(graph: ir.Graph, axis: int) -> ir.Value:
+    return constant(graph, f"axis_{axis}", ir.tensor(np.array([axis], np.int64)))
+
+
+def _emit(
+    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object] | None = None
+) -> ir.Value:
+    node = ir.node(op_type, inputs, attributes or {})
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _caches(graph: ir.Graph, layer: int, heads: int, width: int) -> list[ir.Value]:
+    shape = ("rows", heads, "capacity", width)
+    return [add_input(graph, name(layer), ir.DataType.FLOAT, shape) for name in (names.key_cache, names.value_cache)]
+
+
+def _cache_outputs(graph: ir.Graph, layer: int, key: ir.Value, value: ir.Value, caches: list[ir.Value]) -> None:
+    for result, name, cache in zip(
+        (key, value), (names.key_cache_out(layer), names.value_cache_out(layer)), caches, strict=True
+    ):
+        assert cache.shape is not None
+        name_output(graph, result, name, ir.DataType.FLOAT, tuple(cache.shape))  # type: ignore[arg-type]
+
+
+def _input(graph: ir.Graph, name: str) -> ir.Value:
+    return next(value for value in graph.inputs if value.name == name)
+
+
+def _picked(graph: ir.Graph) -> ir.Node:
+    return next(node for node in graph if node.op_type == "GatherElements")
+
+
+def _states(graph: ir.Graph) -> ir.Value:
+    states = _picked(graph).inputs[0]
+    assert states is not None
+    return states
+
+
+def _without_past(model: ir.Model) -> ir.Model:
+    """Drop the concatenated cache from inputs and outputs, and all that only it needed."""
+    graph = model.graph
+    for value in list(graph.outputs):
+        if (value.name or "").startswith("present_"):
+            graph.outputs.remove(value)
+    logits = next(value for value in graph.outputs if value.name == names.LOGITS)
+    assert logits.shape is not None
+    logits.shape = ir.Shape(("batch", "picks", logits.shape[-1]))
+    model = finish(model, OPSET)
+    unused = {value.name for value in graph.inputs if not value.uses()}
+    drop_inputs(graph, {name for name in unused if name is not None})
+    return model
