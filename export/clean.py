@@ -121,7 +121,7 @@ def _repeat_for_queries(graph: ir.Graph, attention: ir.Node, mask: ir.Value) -> 
     size = ir.node("Concat", [length.outputs[0], one.outputs[0]], {"axis": 0})
     expand = ir.node("Expand", [mask, size.outputs[0]])
     graph.insert_before(attention, [length, one, size, expand])
-    expand.outputs[0].dtype = mask.dtype
+    expand.outputs[0].dtype = ir.DataType.BOOL
     return expand.outputs[0]
 
 
