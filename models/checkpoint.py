@@ -53,7 +53,7 @@ class Checkpoint:
     @property
     def sha256(self) -> str:
         """Hash of the weights' file, for provenance."""
-        return hashlib.sha256((self.folder / WEIGHTS).read_bytes()).hexdigest()
+        return _sha256(self.folder / WEIGHTS)
 
 
 def save_weights(model: Transformer, folder: Path) -> None:
@@ -62,6 +62,23 @@ def save_weights(model: Transformer, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
+
+
+def write_scores(folder: Path, scores: dict[str, Any]) -> None:
+    """Put ``scores`` into ``training.json``, with the hash of the weights that they are of."""
+    training = _read_json(folder / TRAINING)
+    training["scores"] = {"weights_sha256": _sha256(folder / WEIGHTS), **scores}
+    (folder / TRAINING).write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+
+
+def current_scores(folder: Path) -> dict[str, Any]:
+    """The scores in ``training.json``; empty where there are none, or those of other weights."""
+    scores: dict[str, Any] = _read_json(folder / TRAINING).get("scores", {})
+    return scores if scores.get("weights_sha256") == _sha256(folder / WEIGHTS) else {}
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:

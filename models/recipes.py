@@ -85,15 +85,22 @@ def _captions(kind: type[LanguageModel]) -> Callable[[Path], Corpus]:
     return corpus
 
 
-def _sentiment(folder: Path) -> Corpus:
-    """Every tenth sentence of the training part is held back to choose on: the development part is the test."""
+Labelled = tuple[list[str], list[int]]
+
+
+def split_sentiment(folder: Path) -> tuple[Labelled, Labelled]:
+    """Sentences and classes to train on, and every tenth, held back to choose on: the development part is the test."""
     text, labels = read_labelled(folder / "train.tsv")
-    rows = list(zip(text, labels, strict=True))
-    kept, held = [row for i, row in enumerate(rows) if i % 10], rows[::10]
+    kept = [i for i in range(len(text)) if i % 10]
+    return ([text[i] for i in kept], [labels[i] for i in kept]), (text[::10], labels[::10])
+
+
+def _sentiment(folder: Path) -> Corpus:
+    train, held = split_sentiment(folder)
     return Corpus(
-        text=[row[0] for row in kept],
-        train=Classification([row[0] for row in kept], [row[1] for row in kept], _LIMIT, word_dropout=0.3),
-        valid=Classification([row[0] for row in held], [row[1] for row in held], _LIMIT),
+        text=train[0],
+        train=Classification(*train, _LIMIT, word_dropout=0.3),
+        valid=Classification(*held, _LIMIT),
     )
 
 

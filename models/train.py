@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from .card import render
 from .checkpoint import TOKENIZER, TRAINING, load_checkpoint, save_weights
 from .curve import draw_curve
 from .data import Batches
@@ -47,6 +48,7 @@ class Run:
         self.corpus: Corpus = recipe.corpus(data)
         self.tokenizer = self._tokenizer(start)
         self.model = Transformer(recipe.config(self.tokenizer.get_vocab_size()), recipe.dropout)
+        self.begun_with = start and start.name
         self._begin(start)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1.0, betas=(0.9, 0.98), eps=1e-9, fused=True)
         self.average = Average(self.work, recipe.averaged)
@@ -159,7 +161,15 @@ class Run:
         """The averaged weights and what is known of them."""
         save_weights(self._averaged(), self.out)
         recipe = {k: v for k, v in vars(self.recipe).items() if isinstance(v, int | float | str)}
-        facts = {"recipe": self.name, **recipe, "bfloat16": self.low, "curve": self.curve, "torch": torch.__version__}
+        facts = {
+            "recipe": self.name,
+            **recipe,
+            "begun_with": self.begun_with,
+            "bfloat16": self.low,
+            "seconds": round(self.seconds),
+            "curve": self.curve,
+            "torch": torch.__version__,
+        }
         (self.out / TRAINING).write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -200,6 +210,7 @@ def main() -> None:
     if arguments.updates:
         recipe = replace(recipe, updates=arguments.updates)
     Run(arguments.recipe, recipe, arguments.data, arguments.out, arguments.init, arguments.bf16).train()
+    render(arguments.out)
 
 
 if __name__ == "__main__":
