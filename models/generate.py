@@ -2,6 +2,7 @@
 
 Same rules and results as :mod:`edgewise.models.decode`, but each step feeds one token a row and appends its keys and
 values to the cache. Source K/V are computed once and shared by the beams; beams are reordered by ``index_select``.
+Sentences that are done leave the batch.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ from .transformer import Transformer
 
 
 class CachedDecoder:
-    """The decoder of one request: ``B`` sentences of ``K`` rows each, and the cache of what they have read."""
+    """The decoder of one batch and the cache of what every row has read; ``K`` rows a sentence, row ``b * K + k``."""
 
-    def __init__(self, model: Transformer, memory: Memory, rows: int) -> None:
+    def __init__(self, model: Transformer, memory: Memory) -> None:
         self.model = model
         self.memory = memory
-        self.rows = rows
-        self.length = 0
         self.past: list[KeyValue] | None = None
-        capacity = model.config.max_positions
-        self._positions = torch.arange(capacity)
-        self._key_mask = torch.ones(rows, capacity, dtype=torch.bool)
+        self._positions = torch.arange(model.config.max_positions)
 
     def feed(self, ids: Tensor) -> Tensor:
         """Read ``ids (R, T)``; log-probabilities ``(R, V)`` of the next token."""
-        positions = self._positions[self.length : self.length + ids.shape[1]].expand(ids.shape)
-        self.length += ids.shape[1]
-        hidden, self.past = self.model.decode(
-            ids, positions, self._key_mask[:, : self.length], self.past, self.memory.cross, self.memory.mask
-        )
+        begin = self.past[0][0].shape[2] if self.past else 0
+        end = begin + ids.shape[1]
+        positions = self._positions[begin:end].expand(ids.shape)
+        key_mask = torch.ones(len(ids), end, dtype=torch.bool)
+        hidden, self.past = self.model.decode(ids, positions, key_mask, self.past, self.memory.cross, self.memory.mask)
         return self.model.logits(hidden[:, -1]).log_softmax(-1)
 
     def reorder(self, parents: Tensor) -> None:
-        """Row ``r`` continues what row ``parents[r]`` has read."""
+        """From now on row ``r`` continues what row ``parents[r]`` has read; there may be fewer rows than before."""
         assert self.past is not None
         self.past = [(k.index_select(0, parents), v.index_select(0, parents)) for k, v in self.past]
+
+    def keep(self, sentences: list[int]) -> None:
+        """Forget the sources of all other sentences of the batch."""
+        self.memory = self.memory.select(sentences)
 
 
 def _prompt_ids(model: Transformer, sources: Sequence[Sequence[int]]) -> Tensor:
@@ -64,30 +65,36 @@ def greedy(
         ValueError: prompts of a decoder-only model differ in length.
     """
     batch, end_id = len(sources), model.config.end_id
-    limits = torch.tensor([max_new_tokens] * batch if isinstance(max_new_tokens, int) else list(max_new_tokens))
-    decoder = CachedDecoder(model, remember(model, sources), batch)
+    limits = [max_new_tokens] * batch if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    decoder = CachedDecoder(model, remember(model, sources))
     ids = _prompt_ids(model, sources)
-    tokens, values = [], []
-    live = torch.ones(batch, dtype=torch.bool)
-    while live.any():
+    tokens: list[list[int]] = [[] for _ in sources]
+    log_probs: list[list[float]] = [[] for _ in sources]
+    live = list(range(batch))
+    while True:
         best = decoder.feed(ids).max(-1)
-        tokens.append(best.indices)
-        values.append(best.values)
+        for i, token, value in zip(live, best.indices.tolist(), best.values.tolist(), strict=True):
+            tokens[i].append(token)
+            log_probs[i].append(value)
+        rows = [r for r, i in enumerate(live) if tokens[i][-1] != end_id and len(tokens[i]) < limits[i]]
         ids = best.indices[:, None]
-        live &= (best.indices != end_id) & (len(tokens) < limits)
-    rows = zip(torch.stack(tokens, 1).tolist(), torch.stack(values, 1).tolist(), limits.tolist(), strict=True)
-    return [_greedy_result(row[:limit], log_probs, end_id, length_penalty) for row, log_probs, limit in rows]
+        if not rows:
+            return [_greedy_result(t, v, end_id, length_penalty) for t, v in zip(tokens, log_probs, strict=True)]
+        if len(rows) < len(live):
+            live = [live[r] for r in rows]
+            ids = ids[rows]
+            decoder.reorder(torch.tensor(rows))
+            decoder.keep(rows)
 
 
-def _greedy_result(row: list[int], log_probs: list[float], end_id: int, length_penalty: float) -> Decoded:
-    length = row.index(end_id) + 1 if end_id in row else len(row)
-    score = sum(log_probs[:length])
+def _greedy_result(tokens: list[int], log_probs: list[float], end_id: int, length_penalty: float) -> Decoded:
+    score = sum(log_probs)
     return Decoded(
-        tokens=tuple(row[:length]),
-        token_log_probs=tuple(log_probs[:length]),
+        tokens=tuple(tokens),
+        token_log_probs=tuple(log_probs),
         score=score,
-        normalized_score=score / length_norm(length, length_penalty),
-        finish_reason="end" if end_id in row else "length",
+        normalized_score=score / length_norm(len(tokens), length_penalty),
+        finish_reason="end" if tokens[-1] == end_id else "length",
         decision_gap=0.0,
     )
 
@@ -108,36 +115,42 @@ def beam(
     Raises:
         ValueError: prompts of a decoder-only model differ in length.
     """
-    batch = len(sources)
-    limits = [max_new_tokens] * batch if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    limits = [max_new_tokens] * len(sources) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     sentences = [SentenceBeams(beam_size, length_penalty, limit, model.config.end_id) for limit in limits]
-    decoder = CachedDecoder(model, remember(model, sources), batch * beam_size)
-    log_probs = decoder.feed(_prompt_ids(model, sources).repeat_interleave(beam_size, dim=0))
-    first = torch.arange(batch * beam_size) % beam_size == 0
+    decoder = CachedDecoder(model, remember(model, sources))
+    log_probs = decoder.feed(_prompt_ids(model, sources)).repeat_interleave(beam_size, dim=0)
+    decoder.reorder(torch.arange(len(sources)).repeat_interleave(beam_size))
+    first = torch.arange(len(log_probs)) % beam_size == 0
     totals = torch.where(first, 0.0, -torch.inf).double()  # the first step starts from one beam
+    live = sentences
     while True:
-        ids, parents, totals = _advance(sentences, totals, log_probs)
-        if all(s.done for s in sentences):
+        ids, parents, totals = _advance(live, totals, log_probs)
+        if not len(ids):
             return [s.results(n_best) for s in sentences]
         decoder.reorder(parents)
+        if len(ids) < len(log_probs):
+            decoder.keep([b for b, s in enumerate(live) if not s.done])
+            live = [s for s in live if not s.done]
         log_probs = decoder.feed(ids)
 
 
-def _advance(sentences: list[SentenceBeams], totals: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose for every sentence: the next tokens ``(R, 1)``, the rows they continue ``(R,)``, and their totals."""
-    beam_size, vocab_size = sentences[0].beam_size, log_probs.shape[1]
-    flat = (totals[:, None] + log_probs).view(len(sentences), -1)  # (B, K*V)
-    best = flat.topk(2 * beam_size)
-    places, sums = best.indices.tolist(), best.values.tolist()
-    values = log_probs.view(len(sentences), -1).gather(1, best.indices).tolist()
+def _advance(live: list[SentenceBeams], totals: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Let every sentence choose. For those not done now: next tokens ``(R, 1)``, the rows continued, their totals."""
+    beam_size = live[0].beam_size
+    best = log_probs.topk(2 * beam_size)  # no sentence can choose more from one row
+    sums = (totals[:, None] + best.values).view(len(live), -1)
+    columns = (sums, best.values.view(len(live), -1), best.indices.view(len(live), -1))
     ids, parents, live_totals = [], [], []
-    for b, sentence in enumerate(sentences):
-        ranked = sorted(zip(places[b], values[b], sums[b], strict=True), key=lambda c: (-c[2], c[0]))
-        candidates = [Candidate(place // vocab_size, place % vocab_size, v, total) for place, v, total in ranked]
+    for b, (sentence, *rows) in enumerate(zip(live, *(c.tolist() for c in columns), strict=True)):
+        places = [
+            (-total, i // (2 * beam_size), token, value)
+            for i, (total, value, token) in enumerate(zip(*rows, strict=True))
+        ]
+        ranked = [Candidate(beam, token, value, -cost) for cost, beam, token, value in sorted(places)]
+        chosen = [c for c in ranked[: 2 * beam_size] if c.token != sentence.end_id][:beam_size]
+        sentence.advance(ranked[: 2 * beam_size])
         if not sentence.done:
-            sentence.advance(candidates)
-        alive = [c for c in candidates if c.token != sentence.end_id][:beam_size]
-        ids += [c.token for c in alive]
-        parents += [b * beam_size + c.beam for c in alive]
-        live_totals += [c.total for c in alive]
-    return torch.tensor(ids)[:, None], torch.tensor(parents), torch.tensor(live_totals, dtype=torch.float64)
+            ids += [[c.token] for c in chosen]
+            parents += [b * beam_size + c.beam for c in chosen]
+            live_totals += [c.total for c in chosen]
+    return torch.tensor(ids), torch.tensor(parents), torch.tensor(live_totals, dtype=torch.float64)
