@@ -160,7 +160,9 @@ class OpenVinoRun:
         key_mask = np.ones((len(ids), self._length), np.bool_)
         inputs = _step_inputs(ids, positions, key_mask, logit_index, rows, self._candidates)
         outputs = _infer(self._request, inputs, [names.TOP_LOG_PROBS, names.TOP_IDS])
-        log_probs = _checked(outputs[names.TOP_LOG_PROBS][:, 0], "log-probabilities")
+        log_probs = outputs[names.TOP_LOG_PROBS][:, 0]
+        if np.isnan(log_probs).any() or not np.isfinite(log_probs[:, 0]).all():  # the best of a row is always finite
+            raise _not_numbers("log-probabilities")
         return Candidates(log_probs, outputs[names.TOP_IDS][:, 0])
 
 
@@ -266,12 +268,16 @@ def _infer(request: Any, inputs: Mapping[str, NDArray[Any]], outputs: list[str])
 
 
 def _checked(values: Floats, what: str) -> Floats:
-    if np.isnan(values).any():
-        raise EngineError(
-            f"openvino gave {what} that are not numbers, expected finite ones: the weights may be damaged, "
-            "run 'edgewise verify'"
-        )
+    if not np.isfinite(values).all():
+        raise _not_numbers(what)
     return values
+
+
+def _not_numbers(what: str) -> EngineError:
+    return EngineError(
+        f"openvino gave {what} that are not numbers, expected finite ones: the weights may be damaged, "
+        "run 'edgewise verify'"
+    )
 
 
 @contextmanager

@@ -17,6 +17,9 @@ import numpy as np
 
 from ..bundle import signature as names
 
+_BLOCK = 32
+"""Words compared at a time when candidates are chosen; near sqrt(V / k) little is left to sort."""
+
 
 def make_stateful(model: Any, layers: int) -> None:
     """Rewrite the portable decoder ``model`` (``openvino.Model``) of so many ``layers`` in place, as said above."""
@@ -46,17 +49,41 @@ def _reorder_pasts(model: Any, layers: int, ops: Any) -> None:
 
 
 def _choose_candidates(model: Any, ops: Any) -> None:
-    """Log-softmax and the ``top_count`` best, of equals the lower id first."""
-    count = _parameter(model, names.TOP_COUNT, np.int64, [1], ops)
-    log_probs = ops.log_softmax(model.output(names.LOGITS).get_node().input_value(0), -1)
-    best = ops.topk(
-        log_probs, ops.squeeze(count, ops.constant([0])), -1, "max", "value", index_element_type="i64", stable=True
+    """The ``top_count`` best by log-softmax, of equals the lower id first.
+
+    One TopK over the vocabulary would cost more than the layers do. The ``k`` best words lie in the ``k`` blocks with
+    the largest maxima (of equals the first blocks), so only the words of these are sorted.
+    """
+    k = ops.squeeze(_parameter(model, names.TOP_COUNT, np.int64, [1], ops), ops.constant([0]))
+    blocks = _blocks(model.output(names.LOGITS).get_node().input_value(0), ops)  # (R, N, G, 32)
+    maxima = ops.reduce_max(blocks, -1)  # (R, N, G)
+    n_blocks = blocks.get_output_partial_shape(0)[2].get_length()
+    chosen = ops.topk(maxima, ops.minimum(k, ops.constant(np.int64(n_blocks))), -1, "max", "index", stable=True).output(
+        1
     )
-    results = []
-    for port, name in ((0, names.TOP_LOG_PROBS), (1, names.TOP_IDS)):
-        best.output(port).get_tensor().add_names({name})
-        results.append(ops.result(best.output(port)))
-    model.add_results(results)
+    words = ops.reshape(ops.gather(blocks, chosen, 2, batch_dims=2), [0, 0, -1], special_zero=True)
+    best = ops.topk(words, k, -1, "max", "value", stable=True)
+    block, word = (op(best.output(1), ops.constant(np.int32(_BLOCK))) for op in (ops.divide, ops.floor_mod))
+    ids = ops.add(ops.multiply(ops.gather(chosen, block, 2, batch_dims=2), ops.constant(np.int32(_BLOCK))), word)
+    log_probs = ops.subtract(best.output(0), _log_sum_exp(blocks, maxima, ops))
+    for node, name in ((log_probs, names.TOP_LOG_PROBS), (ops.convert(ids, np.int64), names.TOP_IDS)):
+        node.output(0).get_tensor().set_names({name})
+        model.add_results([ops.result(node)])
+
+
+def _blocks(logits: Any, ops: Any) -> Any:
+    """``(R, N, V) -> (R, N, G, 32)``, filled up with minus infinity."""
+    missing = -logits.get_partial_shape()[2].get_length() % _BLOCK
+    if missing:
+        logits = ops.pad(logits, [0, 0, 0], [0, 0, missing], "constant", ops.constant(np.float32(-np.inf)))
+    return ops.reshape(logits, [0, 0, -1, _BLOCK], special_zero=True)
+
+
+def _log_sum_exp(blocks: Any, maxima: Any, ops: Any) -> Any:
+    """``(R, N, G, 32)`` and its maxima ``(R, N, G) -> (R, N, 1)``."""
+    largest = ops.reduce_max(maxima, -1, keep_dims=True)  # (R, N, 1)
+    shifted = ops.exp(ops.subtract(blocks, ops.unsqueeze(largest, -1)))
+    return ops.add(largest, ops.log(ops.unsqueeze(ops.reduce_sum(shifted, [-2, -1]), -1)))
 
 
 def _begin_empty(model: Any, ops: Any) -> None:

@@ -107,15 +107,19 @@ def test_requests_return_to_the_pool_clean(translator: tuple[Any, OpenVinoEngine
     np.testing.assert_array_equal(again.log_probs, first.log_probs)
 
 
-def test_equal_scores_come_by_lower_id(tmp_path: Path) -> None:
-    model = tiny_model(5, "decoder")
+@pytest.mark.parametrize(("vocab_size", "k"), [(24, 24), (32, 5), (200, 1), (200, 12), (1000, 40)], ids=str)
+def test_equal_scores_come_by_lower_id(vocab_size: int, k: int, tmp_path: Path) -> None:
+    """Few different scores, so that the best are ties within and across the blocks that selection looks at."""
+    model = tiny_model(5, "decoder", vocab_size=vocab_size)
+    generator = torch.Generator().manual_seed(k)
     with torch.no_grad():
         model.embedding.weight.zero_()
         assert model.vocabulary_bias is not None
-        model.vocabulary_bias.zero_()
-        model.vocabulary_bias[[3, 11]] = 1.0
-    best = _export(model, tmp_path).start(None, 1, 1, 8, 6).prefill(np.array([[START]]))
-    assert best.ids.tolist() == [[3, 11, 0, 1, 2, 4]]
+        model.vocabulary_bias.copy_(torch.randint(0, 30, (vocab_size,), generator=generator) / 10)
+    expected = model.vocabulary_bias.log_softmax(-1).sort(descending=True, stable=True)
+    best = _export(model, tmp_path).start(None, 1, 1, 8, k).prefill(np.array([[START]]))
+    assert best.ids[0].tolist() == expected.indices[:k].tolist()
+    np.testing.assert_allclose(best.log_probs[0], expected.values[:k].detach().numpy(), atol=1e-5)
 
 
 # --- one pass ---------------------------------------------------------------------------------------------------------
@@ -187,10 +191,12 @@ def test_a_row_does_not_depend_on_its_batch(translator: tuple[Any, OpenVinoEngin
 # --- what must not pass in silence ------------------------------------------------------------------------------------
 
 
-def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("parameter", ["decoder.layers.0.feed_forward.outer.weight", "vocabulary_bias"])
+def test_weights_that_are_not_numbers(parameter: str, value: float, tmp_path: Path) -> None:
     model = tiny_model(7)
     with torch.no_grad():
-        model.decoder.layers[0].feed_forward.outer.weight[0, 0] = float("nan")  # type: ignore[union-attr,index,operator]
+        dict(model.named_parameters())[parameter].view(-1)[7] = value
     engine = _export(model, tmp_path)
     memory = engine.encode_source(*_padded([[5, END]]))
     run = engine.start(memory, 1, 1, 8, 3)
@@ -246,6 +252,14 @@ def test_precision_is_pinned(translator: tuple[Any, OpenVinoEngine]) -> None:
         assert compiled.get_property("KV_CACHE_PRECISION").to_string() == "f32"
         assert int(compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == 0
         assert int(compiled.get_property("INFERENCE_NUM_THREADS")) == 1
+
+
+def test_only_int8_variants_quantize_activations(tmp_path: Path) -> None:
+    files = export_portable(tiny_model(8, "encoder"), tmp_path)
+    engine = OpenVinoEngine(files, "CPU", "int8", 1)
+    assert engine._encoder is not None
+    assert int(engine._encoder._compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == 32
+    assert engine.describe()["arithmetic"] == "f32, int8 products"
 
 
 def test_describe(translator: tuple[Any, OpenVinoEngine]) -> None:
