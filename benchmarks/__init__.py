@@ -1,0 +1,1 @@
+"""Measuring: `edgewise bench`, and the demo of the whole chain."""

@@ -1,0 +1,120 @@
+"""What a bundle is, without opening an engine: for programs a dictionary, for people some lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from .bundle import Bundle
+from .bundle.manifest import StackSpec, Variant
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """Everything worth knowing of a bundle, as plain values ready for JSON. Sizes are bytes."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "path": str(bundle.path),
+        "format": manifest.format,
+        "task": manifest.task,
+        "languages": dataclasses.asdict(manifest.languages) if manifest.languages else None,
+        "model": dataclasses.asdict(manifest.model),
+        "max_context": manifest.max_context,
+        "generation": dataclasses.asdict(manifest.generation) if manifest.generation else None,
+        "variants": [_variant(bundle, variant) for variant in manifest.variants],
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "files": [dataclasses.asdict(entry) for entry in manifest.files],
+        "hashes_checked": bundle.verified,
+        "provenance": dict(manifest.provenance),
+        "licence": dataclasses.asdict(manifest.licence),
+        "report": bundle.report(),
+    }
+
+
+def _variant(bundle: Bundle, variant: Variant) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "target": variant.target,
+        "precision": variant.precision,
+        "bytes": bundle.size(variant),
+        "graphs": {name: spec.file for name, spec in variant.graphs.items()},
+        "cache": dataclasses.asdict(variant.cache),
+        "kernels": [dataclasses.asdict(kernel) for kernel in variant.kernels],
+    }
+
+
+def as_text(bundle: Bundle) -> str:
+    """The same for people to read; matrices of one kernel and shape share a line."""
+    return "\n".join(_lines(bundle, describe(bundle)))
+
+
+def _lines(bundle: Bundle, found: dict[str, Any]) -> Iterator[str]:
+    languages = found["languages"]
+    yield f"{found['name']}: {found['task']}" + (
+        f", {languages['source']} to {languages['target']}" if languages else ""
+    )
+    yield f"  {found['path']}, format {found['format']}, {_size(found['bytes'])} in {len(found['files'])} files, " + (
+        "every hash checked" if found["hashes_checked"] else "hashes NOT checked"
+    )
+    yield "model"
+    yield from _model(bundle)
+    for variant in found["variants"]:
+        yield f"variant {variant['name']}: {_size(variant['bytes'])}, graphs {', '.join(variant['graphs'].values())}"
+        yield f"  cache: {variant['cache']['layout']}"
+        yield from _kernels(variant["kernels"])
+    yield "provenance"
+    yield from _nested(found["provenance"])
+    if found["report"]:
+        yield "report"
+        yield from _nested(found["report"])
+    yield f"licence of the weights: {found['licence']['name']}"
+    yield from (f"  {line}" for line in found["licence"]["notice"].strip().splitlines())
+
+
+def _model(bundle: Bundle) -> Iterator[str]:
+    model, generation = bundle.manifest.model, bundle.manifest.generation
+    yield f"  vocabulary {model.vocab_size}, context {bundle.manifest.max_context} tokens"
+    for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+        if stack:
+            yield f"  {name}: {_stack(stack)}"
+    if model.class_names:
+        yield f"  classes: {', '.join(model.class_names)}"
+    if generation:
+        most = generation.max_new_tokens or "source + 50"
+        yield (
+            f"  decoding by default: beam {generation.beam_size}, length penalty {generation.length_penalty:g}, "
+            f"at most {most} tokens"
+        )
+
+
+def _stack(stack: StackSpec) -> str:
+    return (
+        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads, d_ff {stack.d_ff}, "
+        f"{stack.norm_place}-norm, {stack.activation}"
+    )
+
+
+def _kernels(kernels: list[dict[str, Any]]) -> Iterator[str]:
+    """Matrices of one shape and kernel together, with the first of their names."""
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for each in kernels:
+        groups.setdefault((each["kernel"], tuple(each["shape"])), []).append(each["matrix"])
+    for (kernel, (rows, columns)), names in groups.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"  {kernel:<16} {rows:>6} x {columns:<6} {names[0]}{more}"
+
+
+def _nested(value: Any, indent: int = 2) -> Iterator[str]:
+    """A JSON value, a line a leaf."""
+    pad = " " * indent
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, dict | list) and item:
+            yield f"{pad}{key}"
+            yield from _nested(item, indent + 2)
+        else:
+            yield f"{pad}{key}: {item:.6g}" if isinstance(item, float) else f"{pad}{key}: {item}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count} bytes"

@@ -1,0 +1,271 @@
+"""The command line: what goes where, exit statuses, and bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewise import cli
+from edgewise.runtime.session import Session
+
+from .runtime.tiny_session import session_for
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run("verify", "bundle")``: exit status, standard output, standard error."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple[Any, ...]]]:
+    """``opened(task)``: every bundle is a tiny random model for ``task``. Returns what was opened with."""
+
+    def use(task: Any) -> list[tuple[Any, ...]]:
+        calls: list[tuple[Any, ...]] = []
+
+        def load(*arguments: Any, **named: Any) -> Session:
+            calls.append((*arguments, named))
+            return session_for(task, max_positions=48)
+
+        monkeypatch.setattr("edgewise.runtime.load.load", load)
+        return calls
+
+    return use
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    return lambda data: monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+@pytest.mark.parametrize("task", ["translate", "generate", "classify"])
+def test_a_text_in_a_line_out(run: Run, opened: Any, task: str) -> None:
+    opened(task)
+    status, out, err = run("run", "A man is riding a bicycle.", "Two dogs run.")
+    assert (status, err) == (0, "")
+    assert out.count("\n") == 2
+    if task == "generate":
+        assert out.startswith("A man is riding a bicycle.")
+    if task == "classify":
+        assert out.split()[0] in ("negative", "positive")
+
+
+def test_fill_mask_gives_the_best_text(run: Run, opened: Any) -> None:
+    opened("fill_mask")
+    status, out, _ = run("run", "A man is <mask> a bicycle.")
+    assert status == 0
+    assert out.startswith("A man is")
+    assert "<mask>" not in out
+
+
+def test_lines_of_standard_input_with_blanks_between(run: Run, opened: Any, stdin: Any) -> None:
+    opened("translate")
+    stdin(b"A man is riding a bicycle.\n\n   \nTwo dogs run.\r\nA hat")
+    status, out, err = run("run", "--batch-size", "2", "-")
+    assert (status, err) == (0, "")
+    lines = out.split("\n")
+    assert len(lines) == 6
+    assert lines[1] == lines[2] == lines[5] == ""
+    assert all(lines[i] for i in (0, 3, 4))
+
+
+@pytest.mark.parametrize("words", [(), ("-",)], ids=["nothing", "dash"])
+def test_standard_input_is_the_default(run: Run, opened: Any, stdin: Any, words: tuple[str, ...]) -> None:
+    opened("translate")
+    stdin(b"A man.\n")
+    assert run("run", *words)[1].count("\n") == 1
+
+
+def test_json_is_an_object_a_line(run: Run, opened: Any, stdin: Any) -> None:
+    opened("translate")
+    stdin(b"A man.\n\nTwo dogs run.\n")
+    status, out, _ = run("run", "--json", "--beam-size", "3", "--n-best", "2")
+    assert status == 0
+    first, blank, last = map(json.loads, out.splitlines())
+    assert first["input"] == "A man."
+    assert blank == {"input": "", "output": ""}
+    assert len(last["hypotheses"]) == 2
+    assert first["score"] == pytest.approx(sum(first["token_log_probs"]))
+    assert {"tokens", "finish_reason", "truncated", "seconds", "normalized_score"} <= set(first)
+
+
+@pytest.mark.parametrize("task", ["generate", "classify", "fill_mask"])
+def test_json_of_other_tasks(run: Run, opened: Any, task: str) -> None:
+    opened(task)
+    result = json.loads(run("run", "--json", "A <mask> man")[1])
+    assert result["input"] == "A <mask> man"
+    assert {"generate": "tokens", "classify": "probabilities", "fill_mask": "fills"}[task] in result
+
+
+def test_a_folder_with_a_manifest_is_the_bundle(run: Run, opened: Any, tmp_path: Path) -> None:
+    calls = opened("translate")
+    bundle = tmp_path / "my bundle"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("{}")
+    run("run", bundle, "A man.")
+    assert calls[-1][0] == bundle
+    run("run", "A man.", str(bundle))
+    assert calls[-1][0] is None
+    run("run", "--bundle", bundle, "A man.", "--target", "cpu", "--precision", "fp32", "--threads", "1")
+    assert calls[-1][:4] == (bundle, "cpu", "fp32", 1)
+    assert calls[-1][-1] == {"verify": True}
+    run("run", "--skip-hashes", "A man.")
+    assert calls[-1][-1] == {"verify": False}
+
+
+def test_a_path_that_is_no_bundle_is_no_text(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("run", tmp_path, "A man.")
+    assert (status, out) == (1, "")
+    assert str(tmp_path) in err
+    assert "Traceback" not in err
+
+
+def test_bytes_that_are_no_utf8_are_replaced_with_a_warning(run: Run, opened: Any, stdin: Any) -> None:
+    opened("translate")
+    stdin("\ufeffA man.\n".encode() + b"A caf\xe9.\n" + "ok \ufffd\n".encode())
+    status, out, err = run("run", "--json")
+    inputs = [json.loads(line)["input"] for line in out.splitlines()]
+    assert status == 0
+    assert inputs == ["A man.", "A caf\ufffd.", "ok \ufffd"]
+    assert err == "edgewise: warning: line 2 is not UTF-8; its bad bytes became U+FFFD\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"A man.\nA \x00 man.\nA hat.\n", "line 2: text 0 holds a NUL at character 2"),
+        (b"A man.\n" + b"man " * 60 + b"\nA hat.\n", "line 2: text 0 has .* tokens, more than the 48"),
+    ],
+    ids=["nul", "too-long"],
+)
+def test_what_comes_before_a_bad_line_is_not_lost(run: Run, opened: Any, stdin: Any, data: bytes, message: str) -> None:
+    opened("translate")
+    stdin(data)
+    status, out, err = run("run")
+    assert status == 1
+    assert out.count("\n") == 1
+    assert pytest.raises(AssertionError, match=message).matches(AssertionError(err))
+    assert "Traceback" not in err
+
+
+def test_a_text_cut_to_the_context_is_said(run: Run, opened: Any) -> None:
+    opened("translate")
+    status, out, err = run("run", "--overflow", "truncate", "man " * 60, "--json")
+    assert status == 0
+    assert json.loads(out)["truncated"] is True
+    assert "text 1 is longer than the context and was cut" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("translate",), "invalid choice: 'translate'"),
+        (("run", "--threads", "0", "A man."), "'0' is no whole number of at least 1"),
+        (("run", "--beam-size", "five", "A man."), "'five' is no whole number of at least 1"),
+        (("run", "--n-best", "2", "A man."), "add --json"),
+        (("run", "--overflow", "split", "A man."), "invalid choice: 'split'"),
+        (("export", "checkpoint"), "required: -o/--output"),
+        (("export", "checkpoint", "-o", "x", "--precision", "int3"), "invalid choice: 'int3'"),
+        (("export", "checkpoint", "-o", "x", "--eval", "one"), "expected 2 arguments"),
+        (("verify", "--speed"), "unrecognized arguments: --speed"),
+    ],
+    ids=lambda value: "-".join(value) or "nothing" if isinstance(value, tuple) else "",
+)
+def test_usage_errors_end_with_2_and_a_hint(run: Run, opened: Any, words: tuple[str, ...], message: str) -> None:
+    opened("translate")
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "--help' explains it" in err
+
+
+def test_options_that_mean_nothing_for_the_task_are_refused(run: Run, opened: Any) -> None:
+    opened("classify")
+    status, _, err = run("run", "--beam-size", "5", "A man.")
+    assert status == 2
+    assert "--beam-size: a bundle made for classify does not decode" in err
+
+
+@pytest.mark.parametrize("command", ["run", "verify", "inspect", "bench"])
+def test_bad_bundles_fail_with_1_and_a_message(run: Run, command: str, tmp_path: Path) -> None:
+    arguments = (command, "--bundle", tmp_path, "text") if command == "run" else (command, tmp_path)
+    status, out, err = run(*arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("edgewise: error: ")
+    assert "manifest.json" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--target", "tpu", "target 'tpu' is unknown"), ("--precision", "int2", "precision 'int2' is unknown")],
+)
+def test_unknown_targets_and_precisions_are_named(run: Run, option: str, value: str, message: str) -> None:
+    status, _, err = run("run", option, value, "A man.")
+    assert status == 1
+    assert message in err
+
+
+def test_text_that_is_no_text_fails_with_1(run: Run, opened: Any) -> None:
+    opened("translate")
+    status, _, err = run("run", "A \ud800 man.")
+    assert status == 1
+    assert "lone surrogate U+D800" in err
+
+
+def test_export_without_its_libraries_says_how_to_get_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else object())
+    status, _, err = run("export", "checkpoint", "-o", "bundle")
+    assert status == 1
+    assert "export needs torch, not installed here: pip install 'edgewise[export]'" in err
+    assert "https://download.pytorch.org/whl/cpu" in err
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version")[1].startswith("edgewise ")
+    status, out, _ = run("--help")
+    assert status == 0
+    assert all(command in out for command in ("export", "verify", "run", "inspect", "bench"))
+
+
+def test_progress_is_for_standard_error_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli._Progress("export") as progress:
+        progress.seconds_between = 0.0  # type: ignore[misc]
+        progress(1, 4, "graphs")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "edgewise: export: 1 of 4 graphs\n")
+
+
+def test_python_m_edgewise_is_the_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "edgewise", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("edgewise ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    script = "import sys; from edgewise import cli; cli.main(['--help'])"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", script], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert b"Traceback" not in done.stderr
