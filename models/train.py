@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from ..errors import CheckpointError
 from .card import render
 from .checkpoint import TOKENIZER, TRAINING, load_checkpoint, save_weights
 from .curve import draw_curve
@@ -58,6 +59,7 @@ class Run:
             facts = load_state(self.state_file, self.model, self.optimizer)
             self.step, self.epoch = facts["step"], facts["epoch"]
             self.curve, self.seconds = facts["curve"], facts["seconds"]
+            self.begun_with = facts.get("begun_with")
         self.average.rewind(self.step)
 
     @property
@@ -69,6 +71,8 @@ class Run:
         file = self.out / TOKENIZER
         if start is not None and not file.exists():
             shutil.copyfile(start / TOKENIZER, file)
+        if start is not None and file.read_bytes() != (start / TOKENIZER).read_bytes():
+            raise CheckpointError(f"{file} is not the tokenizer of {start}: give another --out, or no --init")
         if not file.exists():
             train_bpe(self.corpus.text, self.recipe.vocab_size).save(str(file))
         return as_text_only(Tokenizer.from_file(str(file)))
@@ -108,7 +112,13 @@ class Run:
                 break
         self.epoch += 1
         self.seconds += time.monotonic() - began
-        facts = {"step": self.step, "epoch": self.epoch, "curve": self.curve, "seconds": self.seconds}
+        facts = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "begun_with": self.begun_with,
+        }
         save_state(self.state_file, self.model, self.optimizer, facts)
         self.average.prune()
 

@@ -252,7 +252,17 @@ def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
     own = run.model.state_dict()
     assert {name for name in own if name not in words} == {"classifier.weight", "classifier.bias"}
     assert all(torch.equal(words[name], own[name]) for name in own if name in words)
+    run.train()
+    assert load_checkpoint(tmp_path / "classes").training["begun_with"] == "words"
+    assert _run(_recipe("classes"), tmp_path / "classes").begun_with == "words"
     assert (tmp_path / "classes" / TOKENIZER).read_bytes() == (tmp_path / "words" / TOKENIZER).read_bytes()
+
+
+def test_the_weights_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    _run(replace(_recipe("words"), updates=3), tmp_path / "words").train()
+    _run(replace(_recipe("classes"), vocab_size=290), tmp_path / "classes")
+    with pytest.raises(CheckpointError, match=r"is not the tokenizer of .*words: give another --out, or no --init"):
+        _run(_recipe("classes"), tmp_path / "classes", start=tmp_path / "words")
 
 
 @pytest.mark.parametrize("damage", ["no state", "another network"])
