@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...runtime.bundle import signature as names
+from .cross_attention import fuse_cross_attention
 from .patterns import (
     CONTRIB,
     add_input,
@@ -33,13 +34,14 @@ from .patterns import (
     replace_uses,
     self_attentions,
 )
+from .residual_norm import fuse_residual_norm
 
 OPSET = 24  # TensorScatter
 
 
 def step_graph(decoder: ir.Model) -> ir.Model:
     """The portable ``decoder`` as the ``step`` graph."""
-    model = copy_of(decoder)
+    model = fuse_residual_norm(fuse_cross_attention(copy_of(decoder)))
     graph = model.graph
     past_length = add_input(graph, names.PAST_LENGTH, ir.DataType.INT32, (1,))
     beams = [
@@ -95,7 +97,7 @@ def _without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...]
 
 def prefill_graph(decoder: ir.Model) -> ir.Model:
     """The portable ``decoder`` as the ``prefill`` graph."""
-    model = copy_of(decoder)
+    model = fuse_residual_norm(fuse_cross_attention(copy_of(decoder)))
     graph = model.graph
     beam_width = add_input(graph, names.BEAM_WIDTH, ir.DataType.INT32, (1,))
     ids = _input(graph, names.IDS)

@@ -95,3 +95,8 @@ def key_cache_out(layer: int) -> str:
 def value_cache_out(layer: int) -> str:
     """The same buffer as :func:`value_cache`, as an output: ONNX wants a second name for it."""
     return f"value_cache_{layer}_out"
+
+
+def out_of(cache: str) -> str:
+    """The output name of a shared buffer whose input name is ``cache``."""
+    return f"{cache}_out"

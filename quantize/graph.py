@@ -1,0 +1,74 @@
+"""Quantizing a graph: every linear layer and the embedding, by name, with the kernels that were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from numpy.typing import NDArray
+
+from .emit import Emitter
+from .kernels import KERNELS, embedding
+from .schemes import Kernel
+
+VOCABULARY = "vocabulary"
+EMBEDDING = "embedding"
+
+
+def matrices(model: ir.Model) -> Iterator[tuple[ir.Node, str, NDArray[np.float32]]]:
+    """Node, name and weight ``(N, K)`` of every linear layer: the MatMuls whose matrix is a transposed parameter."""
+    for node in list(model.graph):
+        if node.op_type != "MatMul":
+            continue
+        transpose = node.inputs[1].producer() if node.inputs[1] is not None else None
+        weight = transpose.inputs[0] if transpose is not None and transpose.op_type == "Transpose" else None
+        if weight is not None and weight.const_value is not None and node.name:
+            yield node, node.name, weight.const_value.numpy()
+
+
+def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
+    """A copy of a portable ``model`` whose matrices are carried by the ``chosen`` kernels, by matrix name.
+
+    The embedding is read from the integers of the output projection, named ``vocabulary`` in ``chosen``.
+    """
+    model = model.clone()
+    graph = model.graph
+    for node, name, weight in matrices(model):
+        kernel = chosen[name]
+        if kernel != "float32":
+            emitter = Emitter(graph, node)
+            assert node.inputs[0] is not None
+            stored = EMBEDDING if name == VOCABULARY else name
+            _replace(node, KERNELS[kernel](emitter, node.inputs[0], stored, weight))
+    for node in list(graph):
+        if node.op_type == "Gather" and node.name == EMBEDDING and chosen[VOCABULARY] != "float32":
+            weight = node.inputs[0].const_value.numpy()  # type: ignore[union-attr]
+            assert node.inputs[1] is not None
+            _replace(node, embedding(Emitter(graph, node), node.inputs[1], EMBEDDING, weight, chosen[VOCABULARY]))
+    return _finish(model)
+
+
+def _replace(node: ir.Node, result: ir.Value) -> None:
+    """Readers of the node's output read ``result``, whose node takes over the name that later passes look for."""
+    old = node.outputs[0]
+    result.shape, result.type = old.shape, old.type
+    producer = result.producer()
+    assert producer is not None
+    producer.name = node.name
+    for use in list(old.uses()):
+        use.node.replace_input_with(use.idx, result)
+
+
+def _finish(model: ir.Model) -> ir.Model:
+    for step in (
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.TopologicalSortPass(),
+        common.NameFixPass(),
+    ):
+        step(model)
+    if any(node.domain for node in model.graph):
+        model.graph.opset_imports["com.microsoft"] = 1
+    return model

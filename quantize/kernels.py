@@ -1,0 +1,103 @@
+"""How one matrix product ``x @ weight.T`` is carried out in a graph, by kernel name.
+
+================ ==================================================================================================
+float32          the weight as it is
+int8-weights     int8 weights, times their scales once at load (ONNX Runtime) or inside the kernel (OpenVINO)
+int8-rows        activations of each row scaled to uint8, ``MatMulInteger`` with int8 weights, scaled back
+int8-blocks      ``MatMulNBits``: 8-bit weights in blocks of 32, activations of each row and block as int8
+int8-tensor      activations of the whole tensor on one scale: ``DynamicQuantizeLinear`` and ``MatMulInteger``
+================ ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .emit import Emitter
+from .schemes import Kernel
+from .tensors import BLOCK, blocked, per_channel
+
+Weight = NDArray[np.float32]
+
+
+def _float32(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
+    matrix = e.constant(name, weight)
+    return e.node("MatMul", [x, e.node("Transpose", [matrix], perm=[1, 0])])
+
+
+def _int8_weights(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
+    quantized = per_channel(weight)
+    values = e.node("Cast", [e.constant(f"{name}.int8", quantized.values)], to=ir.DataType.FLOAT)
+    matrix = e.node("Mul", [values, e.constant(f"{name}.scale", quantized.scale)])
+    return e.node("MatMul", [x, e.node("Transpose", [matrix], perm=[1, 0])])
+
+
+def _int8_rows(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
+    """``q = round(x * 127 / max|row|) + 128`` against weights without offset: exact in 32 bits, then both scales."""
+    largest = e.node("ReduceMax", [e.node("Abs", [x]), e.ints("last_axis", [-1])], keepdims=1)
+    largest = e.node("Max", [largest, e.floats("tiny", [1e-20])])  # a row of zeros has no scale
+    levels = e.node("Mul", [x, e.node("Div", [e.floats("levels", [127.0]), largest])])
+    shifted = e.node("Add", [e.node("Round", [levels]), e.floats("offset", [128.0])])
+    rows = e.node("Cast", [shifted], to=ir.DataType.UINT8)
+    offset = e.constant("offset_uint8", np.array(128, np.uint8))
+    scaled = _integer_product(e, [rows, offset], name, weight)
+    return e.node("Mul", [scaled, e.node("Mul", [largest, e.floats("inverse_levels", [1 / 127])])])
+
+
+def _int8_tensor(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
+    quantized = e.nodes("DynamicQuantizeLinear", [x], 3)
+    rows, scale, offset = quantized
+    return e.node("Mul", [_integer_product(e, [rows, offset], name, weight), scale])
+
+
+def _integer_product(e: Emitter, activations: list[ir.Value], name: str, weight: Weight) -> ir.Value:
+    """uint8 activations and their zero point against int8 weights, times the weights' scales ``(N,)``."""
+    quantized = per_channel(weight)
+    matrix = e.node("Transpose", [e.constant(f"{name}.int8", quantized.values)], perm=[1, 0])
+    rows, offset = activations
+    product = e.node("MatMulInteger", [rows, matrix, offset])
+    scale = e.node("Squeeze", [e.constant(f"{name}.scale", quantized.scale), e.ints("axis_one", [1])])
+    return e.node("Mul", [e.node("Cast", [product], to=ir.DataType.FLOAT), scale])
+
+
+def _int8_blocks(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
+    quantized = blocked(weight)
+    n, k = weight.shape
+    return e.node(
+        "MatMulNBits",
+        [x, e.constant(f"{name}.blocks", quantized.values), e.constant(f"{name}.block_scale", quantized.scale)],
+        domain="com.microsoft",
+        K=k,
+        N=n,
+        bits=8,
+        block_size=BLOCK,
+        accuracy_level=4,
+    )
+
+
+KERNELS: dict[Kernel, Callable[[Emitter, ir.Value, str, Weight], ir.Value]] = {
+    "float32": _float32,
+    "int8-weights": _int8_weights,
+    "int8-rows": _int8_rows,
+    "int8-blocks": _int8_blocks,
+    "int8-tensor": _int8_tensor,
+}
+
+
+def embedding(e: Emitter, ids: ir.Value, name: str, weight: Weight, kernel: Kernel) -> ir.Value:
+    """Rows ``ids`` of an embedding, from the same integers that ``kernel`` multiplies with: one store for both."""
+    if kernel == "int8-blocks":
+        quantized = blocked(weight)
+        blocks = e.node("Gather", [e.constant(f"{name}.blocks", quantized.values), ids], axis=0)  # (B, T, K/32, 32)
+        centred = e.node("Sub", [e.node("Cast", [blocks], to=ir.DataType.FLOAT), e.floats("offset", [128.0])])
+        scale = e.node("Gather", [e.constant(f"{name}.block_scale", quantized.scale), ids], axis=0)
+        scaled = e.node("Mul", [centred, e.node("Unsqueeze", [scale, e.ints("last_axis", [-1])])])
+        return e.node("Reshape", [scaled, e.ints(f"merge_{weight.shape[1]}", [0, 0, weight.shape[1]])])
+    channels = per_channel(weight)
+    values = e.node("Gather", [e.constant(f"{name}.int8", channels.values), ids], axis=0)
+    scales = e.node("Gather", [e.constant(f"{name}.scale", channels.scale), ids], axis=0)
+    return e.node("Mul", [e.node("Cast", [values], to=ir.DataType.FLOAT), scales])

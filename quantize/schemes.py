@@ -1,0 +1,54 @@
+"""The named precisions, one row each.
+
+``int8`` quantizes every weight matrix per output channel or block, embeddings and output projection included, and the
+activations that meet integer products per row. Its promise: at equal padded lengths a row alone and the same row in any
+batch agree to the bit. ``int8-fast`` has one activation scale per tensor: a row's numbers depend on its batch mates and
+on padding. Which kernel carries a matrix is chosen by measurement (:mod:`.choose`) among those of its row here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import TargetError
+
+Kernel = Literal["float32", "int8-weights", "int8-rows", "int8-blocks", "int8-tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """A precision: which kernels may carry a matrix, by target."""
+
+    name: str
+    kernels: dict[str, tuple[Kernel, ...]]
+    batch_independent: bool
+
+
+SCHEMES: dict[str, Scheme] = {
+    "fp32": Scheme(name="fp32", kernels={"cpu": ("float32",), "openvino": ("float32",)}, batch_independent=True),
+    "int8": Scheme(
+        name="int8",
+        # OpenVINO emulates MatMulInteger, two to five times slower than float32; from int8 weights it quantizes the
+        # activations itself, in groups of 32 of a row.
+        kernels={"cpu": ("int8-weights", "int8-rows", "int8-blocks"), "openvino": ("int8-weights",)},
+        batch_independent=True,
+    ),
+    "int8-fast": Scheme(
+        name="int8-fast", kernels={"cpu": ("int8-weights", "int8-tensor")}, batch_independent=False
+    ),
+}
+
+
+def scheme_of(precision: str, target: str) -> Scheme:
+    """The scheme of a precision on a target.
+
+    Raises:
+        TargetError: there is no such precision, or the target does not have it.
+    """
+    if precision not in SCHEMES:
+        raise TargetError(f"precision {precision!r} is unknown: choose one of {', '.join(SCHEMES)}")
+    scheme = SCHEMES[precision]
+    if target not in scheme.kernels:
+        raise TargetError(f"precision {precision!r} is not made for {target!r}, only for {', '.join(scheme.kernels)}")
+    return scheme

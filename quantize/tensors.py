@@ -1,0 +1,42 @@
+"""Weights as integers: symmetric, per output channel or per block of inputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 32
+"""Inputs that share a scale in a blocked matrix."""
+
+
+class PerChannel(NamedTuple):
+    """``weight = values * scale``: ``values (N, K)`` int8, ``scale (N, 1)`` float32."""
+
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
+
+
+class Blocked(NamedTuple):
+    """``weight = (values - 128) * scale``: ``values (N, K/32, 32)`` uint8, ``scale (N, K/32)`` float32."""
+
+    values: NDArray[np.uint8]
+    scale: NDArray[np.float32]
+
+
+def per_channel(weight: NDArray[np.float32]) -> PerChannel:
+    """Round ``weight (N, K)`` to 255 levels a row; a row of zeros keeps scale 1."""
+    scale = _scale(np.abs(weight).max(axis=1, keepdims=True))
+    return PerChannel(np.rint(weight / scale).astype(np.int8), scale)
+
+
+def blocked(weight: NDArray[np.float32]) -> Blocked:
+    """Round ``weight (N, K)`` to 255 levels a block of 32 inputs; ``K`` must be a multiple of 32."""
+    blocks = weight.reshape(len(weight), -1, BLOCK)
+    scale = _scale(np.abs(blocks).max(axis=2, keepdims=True))
+    return Blocked((np.rint(blocks / scale) + 128).astype(np.uint8), scale[:, :, 0])
+
+
+def _scale(largest: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(largest > 0, largest / 127, 1).astype(np.float32)
