@@ -1,0 +1,39 @@
+"""Portable graphs as one target runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from ..errors import ExportError
+from ..runtime.bundle import signature as names
+from ..runtime.bundle.manifest import Layout
+from .passes.candidates import choose_candidates
+from .passes.patterns import finish
+from .passes.residual_norm import fuse_residual_norm
+from .passes.shared_cache import OPSET, prefill_graph, step_graph
+
+LAYOUTS: dict[str, Layout] = {"cpu": "shared-buffer", "openvino": "stateful"}
+
+
+def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, ir.Model]:
+    """The graphs of ``target`` from the portable ones, which stay as they are.
+
+    ``cpu``: ``encoder``, ``prefill`` and ``step`` in ONNX Runtime's operators. ``openvino``: the portable graphs
+    themselves, which its engine makes stateful when it opens them.
+
+    Raises:
+        ExportError: no variant is made for this target.
+    """
+    if target == "openvino":
+        return {name: finish(model.clone(), model.graph.opset_imports[""]) for name, model in portable.items()}
+    if target != "cpu":
+        raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
+    graphs = {}
+    if names.ENCODER in portable:
+        graphs[names.ENCODER] = finish(fuse_residual_norm(portable[names.ENCODER].clone()), OPSET)
+    if names.DECODER in portable:
+        graphs[names.STEP] = choose_candidates(step_graph(portable[names.DECODER]), squeeze=True)
+        graphs[names.PREFILL] = choose_candidates(prefill_graph(portable[names.DECODER]), squeeze=False)
+    return graphs

@@ -1,0 +1,278 @@
+"""From a checkpoint to a bundle: every arrow of the design is one call here.
+
+checkpoint -> reference -> portable graphs -> quantized graphs -> variants -> bundle -> gate
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from . import __version__
+from .errors import ConfigError, ExportError, GateError
+from .export.cases import record_cases
+from .export.portable import portable_graphs
+from .export.variants import LAYOUTS, variant_graphs
+from .export.weights import write_graphs
+from .models.checkpoint import Checkpoint, load_checkpoint
+from .models.config import ModelConfig
+from .quantize import gate
+from .quantize.choose import choose_kernels
+from .quantize.graph import matrices, quantize_graph
+from .quantize.schemes import Kernel, scheme_of
+from .runtime.bundle.cases import write_cases
+from .runtime.bundle.manifest import (
+    CASES_FILE,
+    LICENSE_FILE,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    TOKENIZER_FILE,
+    CacheSpec,
+    Generation,
+    KernelChoice,
+    Languages,
+    Licence,
+    Manifest,
+    ModelSpec,
+    Task,
+    Variant,
+    file_entries,
+    write_manifest,
+)
+from .runtime.bundle.scan import graph_spec
+from .runtime.load import load
+from .runtime.tokenizer import Tokenizer
+
+Progress = Callable[[int, int], None]
+KernelChooser = Callable[[dict[str, ir.Model], str, str], dict[str, Kernel]]
+
+BEAM_SIZE = 5
+LENGTH_PENALTY = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What was built: bytes a variant, and the gate's table where there was text to judge by."""
+
+    bundle: Path
+    variant_bytes: dict[str, int]
+    gate: tuple[gate.Row, ...]
+    metric: str
+    max_drop: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``report.json``."""
+        return {
+            "bytes": self.variant_bytes,
+            "metric": self.metric,
+            "max_drop": self.max_drop,
+            "gate": [row.to_json() for row in self.gate],
+        }
+
+    def table(self) -> str:
+        """For people to read."""
+        sizes = [f"{name:<16} {size:>12,} bytes" for name, size in self.variant_bytes.items()]
+        judged = [f"\n{self.metric}", gate.table(self.gate)] if self.gate else []
+        return "\n".join([str(self.bundle), *sizes, *judged])
+
+
+def measured_kernels(graphs: dict[str, ir.Model], precision: str, target: str) -> dict[str, Kernel]:
+    """The default choice of kernels: the fastest on this machine."""
+    return choose_kernels(graphs, scheme_of(precision, target), target)
+
+
+def export_bundle(
+    source: Path,
+    out: Path,
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    evaluation: tuple[Path, Path] | None,
+    max_drop: float,
+    progress: Progress,
+    kernels: KernelChooser = measured_kernels,
+) -> BuildReport:
+    """Make the bundle ``out`` from the checkpoint folder ``source``.
+
+    With ``evaluation`` (texts, and their translations) every quantized variant is compared with fp32 on its target, and
+    a loss of more than ``max_drop`` BLEU refuses the build. ``out`` appears whole or not at all; an older bundle there
+    is replaced.
+
+    Raises:
+        CheckpointError, ConfigError: the checkpoint cannot be read.
+        ExportError: ``out`` holds something else, or a graph cannot be made.
+        GateError: a variant lost too much; the message holds the table.
+        InputError: the evaluation texts do not fit each other.
+    """
+    checkpoint = load_checkpoint(source)
+    task = task_of(checkpoint.model.config)
+    if evaluation is not None and task != "translate":
+        raise ConfigError(f"--eval judges translations; {source} is made to {task}: leave it out")
+    judged = evaluation is not None and set(precisions) != {"fp32"}
+    wanted = list(dict.fromkeys(["fp32", *precisions] if judged else precisions))
+    with _whole_or_nothing(out) as folder:
+        builder = _Builder(checkpoint, task, folder, progress)
+        builder.record()
+        for target in targets:
+            for precision in wanted:
+                if target in scheme_targets(precision):
+                    builder.add(target, precision, kernels)
+        builder.finish(builder.variants)
+        rows = _judge(folder, builder.variants, evaluation, progress) if evaluation is not None else ()
+        report = builder.report(out, precisions, rows, max_drop if rows else None)
+        _refuse_fallen(rows, max_drop, report.table())
+        builder.keep(precisions, report)
+    return report
+
+
+def scheme_targets(precision: str) -> tuple[str, ...]:
+    """Targets that a precision is made for."""
+    return tuple(target for target in LAYOUTS if target in scheme_of(precision, "cpu").kernels)
+
+
+def task_of(config: ModelConfig) -> Task:
+    """What a network of this shape is for."""
+    if config.architecture == "encoder-decoder":
+        return "translate"
+    if config.architecture == "decoder":
+        return "generate"
+    return "classify" if config.head == "classes" else "fill_mask"
+
+
+class _Builder:
+    """Writes a bundle's files into ``folder``, the manifest last."""
+
+    def __init__(self, checkpoint: Checkpoint, task: Task, folder: Path, progress: Progress) -> None:
+        self.checkpoint, self.task, self.folder, self.progress = checkpoint, task, folder, progress
+        self.portable = portable_graphs(checkpoint.model)
+        self.variants: list[Variant] = []
+        self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
+        shutil.copyfile(checkpoint.tokenizer_file, folder / TOKENIZER_FILE)
+        (folder / LICENSE_FILE).write_text(checkpoint.notice or "No licence is stated.\n", encoding="utf-8")
+
+    def record(self) -> None:
+        """The reference cases, while the reference is at hand."""
+        codec = Tokenizer.open(self.folder / TOKENIZER_FILE)
+        cases = record_cases(self.checkpoint, self.task, codec, self.max_context, self.progress)
+        (self.folder / CASES_FILE).parent.mkdir()
+        write_cases(self.folder / CASES_FILE, cases)
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of a text and of its continuation, specials included."""
+        return self.model.max_positions
+
+    def add(self, target: str, precision: str, kernels: KernelChooser) -> None:
+        """One variant: quantized, rewritten for its target, written."""
+        chosen = kernels(self.portable, precision, target)
+        quantized = {name: quantize_graph(graph, chosen) for name, graph in self.portable.items()}
+        folder = self.folder / f"{target}-{precision}"
+        files = write_graphs(folder, variant_graphs(quantized, target))
+        self.variants.append(
+            Variant(
+                target=target,  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
+                folder=folder.name,
+                graphs={name: graph_spec(file) for name, file in files.items()},
+                cache=CacheSpec.of(self.model.decoder, LAYOUTS[target]),
+                kernels=tuple(self._choices(chosen)),
+            )
+        )
+
+    def _choices(self, chosen: dict[str, Kernel]) -> Iterator[KernelChoice]:
+        for graph in self.portable.values():
+            for _, name, weight in matrices(graph):
+                yield KernelChoice(matrix=name, shape=(weight.shape[1], weight.shape[0]), kernel=chosen[name])
+
+    def finish(self, variants: list[Variant]) -> None:
+        """Write the manifest over everything that is in the folder now."""
+        training = self.checkpoint.training
+        decoding = training.get("generation", {})
+        generation = Generation(
+            beam_size=decoding.get("beam_size", BEAM_SIZE),
+            length_penalty=decoding.get("length_penalty", LENGTH_PENALTY),
+            max_new_tokens=None if self.model.encoder else 64,
+        )
+        languages = training.get("languages")
+        manifest = Manifest(
+            name=self.checkpoint.folder.resolve().name,
+            task=self.task,
+            model=self.model,
+            max_context=self.max_context,
+            generation=generation if self.model.decoder else None,
+            languages=Languages(source=languages[0], target=languages[1]) if languages else None,
+            licence=Licence(
+                name=training.get("licence", "unstated"), notice=self.checkpoint.notice or "No licence is stated."
+            ),
+            provenance={
+                "edgewise": __version__,
+                "checkpoint_sha256": self.checkpoint.sha256,
+                "torch": torch.__version__,
+                "recipe": str(training.get("recipe", "unknown")),
+            },
+            variants=tuple(variants),
+            files=file_entries(self.folder),
+        )
+        write_manifest(self.folder, manifest)
+
+    def report(
+        self, out: Path, precisions: Sequence[str], rows: tuple[gate.Row, ...], max_drop: float | None
+    ) -> BuildReport:
+        """Sizes and the gate's table."""
+        kept = [variant for variant in self.variants if variant.precision in precisions]
+        sizes = {v.name: sum(f.stat().st_size for f in (self.folder / v.folder).iterdir()) for v in kept}
+        metric = gate.signature() if rows else ""
+        return BuildReport(bundle=out, variant_bytes=sizes, gate=rows, metric=metric, max_drop=max_drop)
+
+    def keep(self, precisions: Sequence[str], report: BuildReport) -> None:
+        """Drop variants built only for comparison; write the report and the final manifest."""
+        for variant in self.variants:
+            if variant.precision not in precisions:
+                shutil.rmtree(self.folder / variant.folder)
+        (self.folder / REPORT_FILE).write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        self.finish([variant for variant in self.variants if variant.precision in precisions])
+
+
+def _judge(
+    folder: Path, variants: list[Variant], evaluation: tuple[Path, Path], progress: Progress
+) -> tuple[gate.Row, ...]:
+    """A row for every variant, against fp32 on its own target."""
+    sources, references = (file.read_text(encoding="utf-8").splitlines() for file in evaluation)
+    outputs: dict[str, list[str]] = {}
+    for variant in variants:
+        with load(folder, variant.target, variant.precision) as session:
+            outputs[variant.name] = gate.translate_all(session, sources, progress)
+    return tuple(gate.compare(v.name, outputs[v.name], outputs[f"{v.target}-fp32"], references) for v in variants)
+
+
+def _refuse_fallen(rows: tuple[gate.Row, ...], max_drop: float, table: str) -> None:
+    """The table is part of the refusal: nothing else of the build remains."""
+    try:
+        gate.check(rows, max_drop)
+    except GateError as error:
+        raise GateError(f"{error}\n{table}") from None
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that takes its name at the end, or vanishes."""
+    if out.exists() and not (out / MANIFEST_FILE).is_file():
+        raise ExportError(f"{out} exists and is no bundle: choose another folder, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
