@@ -52,7 +52,7 @@ def _stored(
         offset,
         length,
         ir.DataType(value.const_value.dtype),
-        shape=ir.Shape(value.const_value.shape),
+        shape=ir.Shape(value.const_value.shape.numpy()),
         name=value.name,
         base_dir=folder,
     )

@@ -52,7 +52,7 @@ def fastest(k: int, n: int, row_counts: Sequence[int], kernels: Sequence[Kernel]
     usable = [kernel for kernel in kernels if kernel != "int8-blocks" or k % 32 == 0]
     weight = np.random.default_rng(0).standard_normal((n, k)).astype(np.float32)
     runs = {kernel: _session(kernel, weight) for kernel in usable}
-    relative = {kernel: 0.0 for kernel in usable}
+    relative = dict.fromkeys(usable, 0.0)
     for rows in row_counts:
         times = _times(runs, np.random.default_rng(1).standard_normal((rows, k)).astype(np.float32))
         for kernel in usable:

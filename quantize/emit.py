@@ -36,7 +36,7 @@ class Emitter:
         if name not in self.graph.initializers:
             tensor = ir.tensor(np.ascontiguousarray(array), name=name)
             value = ir.Value(
-                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
             )
             self.graph.register_initializer(value)
         return self.graph.initializers[name]

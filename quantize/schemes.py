@@ -34,9 +34,7 @@ SCHEMES: dict[str, Scheme] = {
         kernels={"cpu": ("int8-weights", "int8-rows", "int8-blocks"), "openvino": ("int8-weights",)},
         batch_independent=True,
     ),
-    "int8-fast": Scheme(
-        name="int8-fast", kernels={"cpu": ("int8-weights", "int8-tensor")}, batch_independent=False
-    ),
+    "int8-fast": Scheme(name="int8-fast", kernels={"cpu": ("int8-weights", "int8-tensor")}, batch_independent=False),
 }
 
 

@@ -3,8 +3,8 @@
 Contract. From the portable ``decoder``:
 
 ``step``: one token a row after ``past_length`` tokens. Keys and values are written into the buffers that come in as
-``key_cache_i`` and go out as ``key_cache_i_out``: bind one buffer to both, and no cache is ever copied. Which beam holds
-each past token is said by ``cache_indirection``, so that beams are reordered by a few integers.
+``key_cache_i`` and go out as ``key_cache_i_out``: bind one buffer to both, and no cache is ever copied. Which beam
+holds each past token is said by ``cache_indirection``, so that beams are reordered by a few integers.
 
 ``prefill``: the first ``T`` tokens of each sentence, causal, written into the buffers of all its ``K`` beams; logits at
 ``logit_index``. Also one teacher-forced pass.
@@ -14,6 +14,8 @@ long, or padded on the right where nothing looks.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -170,7 +172,7 @@ def _axis(graph: ir.Graph, axis: int) -> ir.Value:
 
 
 def _emit(
-    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object] | None = None
+    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, Any] | None = None
 ) -> ir.Value:
     node = ir.node(op_type, inputs, attributes or {})
     graph.append(node)

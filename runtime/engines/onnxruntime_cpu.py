@@ -7,7 +7,7 @@ calls the engine: no array is made, no cache is copied, no vocabulary-wide row r
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,6 @@ from ..bundle import signature as names
 from ..bundle.manifest import CacheSpec, Variant
 from ..engine import Candidates, Floats, Ids, Mask
 from .saturation import refuse_saturating_products
-
-_DTYPES: dict[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-}
 
 
 def open_variant(bundle: Bundle, variant: Variant, threads: int) -> OnnxRuntimeEngine:
@@ -138,7 +131,6 @@ class OnnxRuntimeRun:
         self._candidates = min(candidates, engine.vocabulary)
         self._caches = new_caches(engine.cache, batch * beams, capacity)
         self._identity = np.arange(beams, dtype=np.int32)
-        self._first_row = (np.arange(batch) * beams).repeat(beams)
         self._length = 0
         self._logits: Floats | None = None
         self._bind_step()
@@ -208,7 +200,8 @@ class OnnxRuntimeRun:
     def _check_room(self, tokens: int) -> None:
         if self._length + tokens > self._capacity:
             raise ContextLengthError(
-                f"{self._length} + {tokens} tokens exceed the {self._capacity} positions of this run: start a longer one"
+                f"{self._length + tokens} tokens do not fit the {self._capacity} this run was started for: "
+                "start it with more"
             )
 
     def last_logits(self) -> Floats:
@@ -224,7 +217,6 @@ class _Call:
         self._binding = session.io_binding()
         self._names = {value.name for value in session.get_inputs()}
         self._bound: list[Any] = []
-        self.run: Callable[[], None] = self._run
 
     def read(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """Bind ``array`` as an input, where the graph has it; later writes into it are what the graph sees."""
@@ -249,7 +241,8 @@ class _Call:
         self._bound.append((array, value))
         return value
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Run the graph on what is bound."""
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:
