@@ -98,9 +98,15 @@ class Transformer(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        for module in self.modules():
+        """Xavier's widths, halved in what a residual adds up.
+
+        With full widths post-norm sat for thousands of updates on a language model that ignored its source; with half
+        of them the sum begins close to its first term, and gradients reach the encoder.
+        """
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+                added = name.endswith((".value", ".output", ".inner", ".outer"))
+                nn.init.xavier_uniform_(module.weight, gain=0.5 if added else 1.0)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
 
