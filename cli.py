@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -398,6 +399,7 @@ def _add_export(commands: Commands) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     _require_export_libraries(with_bleu=arguments.eval is not None)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
     from .pipeline import export_bundle
 
     if arguments.max_drop < 0:

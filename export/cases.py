@@ -27,11 +27,12 @@ from ..runtime.bundle.cases import (
     fold,
 )
 from ..runtime.bundle.manifest import Task
-from .probes import EXTRA_TOKENS, SWEEP_NEW_TOKENS, Codec, Probe, probes
+from .probes import EXTRA_TOKENS, LONGEST, SWEEP_NEW_TOKENS, Codec, Probe, probes
 
 BEAM_SIZE = 5
 LENGTH_PENALTY = 0.6
 LOGIT_IDS = 16
+MOST_STEPS = 64  # of every search but that of the longest text, which goes to the end of the context
 MASK = "<mask>"
 
 Progress = Callable[[int, int], None]
@@ -88,7 +89,7 @@ class _Recorder:
         """Greedy and beam search from a source, or with a decoder alone from a prompt."""
         ids = self._text_ids(probe.text)
         input_ids = (*ids, self.config.end_id) if self.model.encoder else (self.config.start_id, *ids)
-        limit = SWEEP_NEW_TOKENS if probe.short else self._limit(len(input_ids))
+        limit = self._limit(probe, len(input_ids))
         greedy = decode.greedy(self.model, input_ids, limit)
         beam = decode.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)[0]
         prompt = () if self.model.encoder else input_ids
@@ -137,10 +138,11 @@ class _Recorder:
     def _text_ids(self, text: str | None) -> tuple[int, ...]:
         return tuple(self.codec.encode(text)) if text and text.strip() else ()
 
-    def _limit(self, length: int) -> int:
-        """The runtime's default: ``EXTRA_TOKENS`` more than the input, within the context."""
+    def _limit(self, probe: Probe, length: int) -> int:
+        """At most the runtime's default: ``EXTRA_TOKENS`` more than the input, within the context."""
         prompt = 1 if self.model.encoder else length
-        return min(length + EXTRA_TOKENS, self.max_context, self.max_context + 1 - prompt)
+        most = SWEEP_NEW_TOKENS if probe.short else self.max_context if probe.name == LONGEST else MOST_STEPS
+        return min(most, length + EXTRA_TOKENS, self.max_context, self.max_context + 1 - prompt)
 
     def _greedy(self, decoded: Decoded, prompt: tuple[int, ...]) -> Greedy:
         assert decoded.logits is not None

@@ -11,6 +11,7 @@ from .sentences import SENTENCES
 EXTRA_TOKENS = 50  # the runtime's default: source tokens + 50 (Vaswani et al. 2017, section 6.1)
 SWEEP_TOKENS = 256  # a sweep text is at most this long, however much the context holds
 SWEEP_NEW_TOKENS = 2
+LONGEST = "longest"
 ORDINARY = SENTENCES[:12]
 
 AWKWARD = {
@@ -90,7 +91,7 @@ def probes(codec: Codec, room: int) -> Iterator[Probe]:
     for name, text in (captions | AWKWARD).items():
         if len(codec.encode(text)) <= room:
             yield Probe(name=name, text=text)
-    yield Probe(name="longest", text=longest_text(codec, room))
+    yield Probe(name=LONGEST, text=longest_text(codec, room))
     for i, text in enumerate(sweep(codec, min(room, SWEEP_TOKENS - 1))):
         yield Probe(name=f"vocabulary-{i:03}", text=text, short=True)
 

@@ -30,7 +30,7 @@ class Tolerance:
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(logit=5e-4, logit_rms=5e-5, log_prob=1e-4, fold=1e-2, margin=1e-4, agreement=0.999),
-    "int8": Tolerance(logit=1.5, logit_rms=0.15, log_prob=0.5, fold=25.0, margin=0.6, agreement=0.95),
-    "int8-fast": Tolerance(logit=2.5, logit_rms=0.3, log_prob=1.0, fold=50.0, margin=1.2, agreement=0.9),
+    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.999),
+    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=5.0, margin=0.3, agreement=0.97),
+    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=8.0, margin=0.5, agreement=0.95),
 }

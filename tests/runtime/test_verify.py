@@ -193,7 +193,7 @@ def test_damaged_weights_are_found(
     assert any(message in fault for fault in report.faults), report.faults
 
 
-def _permuted(tokenizer_json: bytes, pairs: list[tuple[int, int]]) -> bytes:
+def permuted(tokenizer_json: bytes, pairs: list[tuple[int, int]]) -> bytes:
     data = json.loads(tokenizer_json)
     vocabulary = data["model"]["vocab"]
     names = {number: name for name, number in vocabulary.items()}
@@ -210,7 +210,7 @@ def _retrained(_: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "change",
-    [_retrained, lambda data: _permuted(data, [(310, 311)]), lambda data: _permuted(data, [(270, 328), (300, 320)])],
+    [_retrained, lambda data: permuted(data, [(310, 311)]), lambda data: permuted(data, [(270, 328), (300, 320)])],
     ids=["another-models", "two-rare-tokens-swapped", "permuted"],
 )
 @pytest.mark.parametrize("task", TASKS)

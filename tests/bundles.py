@@ -1,0 +1,92 @@
+"""Bundles to damage: copies whose manifest is made to fit whatever was done to them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgewise.runtime.bundle import manifest
+from edgewise.runtime.bundle.scan import graph_spec
+from edgewise.runtime.bundle.schema import to_json
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in ``weights.bin``."""
+
+    offset: int
+    length: int
+    dtype: np.dtype[Any]
+
+
+class Damaged:
+    """A copy of a bundle; after each change its manifest holds the new hashes and signatures."""
+
+    def __init__(self, source: Path, copy: Path) -> None:
+        self.path = Path(shutil.copytree(source, copy))
+
+    def places(self, variant: str) -> dict[str, Place]:
+        """The tensors of a variant that lie in ``weights.bin``, by name."""
+        found = {}
+        for file in sorted((self.path / variant).glob("*.onnx")):
+            for tensor in onnx.load(file, load_external_data=False).graph.initializer:
+                if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                    at = {entry.key: entry.value for entry in tensor.external_data}
+                    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+                    found[tensor.name] = Place(int(at["offset"]), int(at["length"]), dtype)
+        return found
+
+    def tensor(self, variant: str, name: str) -> NDArray[Any]:
+        """A tensor's values, flat; :meth:`put` writes them back."""
+        place = self.places(variant)[name]
+        data = (self.path / variant / "weights.bin").read_bytes()
+        return np.frombuffer(data[place.offset : place.offset + place.length], place.dtype).copy()
+
+    def put(self, variant: str, name: str, values: NDArray[Any]) -> None:
+        """Replace a tensor in every graph of the variant."""
+        place = self.places(variant)[name]
+        file = self.path / variant / "weights.bin"
+        data = bytearray(file.read_bytes())
+        data[place.offset : place.offset + place.length] = values.astype(place.dtype).tobytes()
+        file.write_bytes(data)
+        self.fit()
+
+    def swap(self, variant: str, first: str, second: str) -> int:
+        """Exchange every tensor named ``first...`` with its ``second...``. Returns how many pairs."""
+        names = [name for name in self.places(variant) if name.startswith(first)]
+        pairs = [(name, second + name.removeprefix(first)) for name in names]
+        for one, other in pairs:
+            values = self.tensor(variant, one), self.tensor(variant, other)
+            self.put(variant, one, values[1])
+            self.put(variant, other, values[0])
+        return len(pairs)
+
+    def pretend(self, variant: str, precision: str) -> None:
+        """Give the graphs of ``variant`` the place and the name of another precision of its target."""
+        target = variant.partition("-")[0]
+        shutil.rmtree(self.path / f"{target}-{precision}", ignore_errors=True)
+        (self.path / variant).rename(self.path / f"{target}-{precision}")
+        self.fit()
+
+    def write(self, file: str, data: bytes) -> None:
+        """Replace a file."""
+        (self.path / file).write_bytes(data)
+        self.fit()
+
+    def fit(self) -> None:
+        """Rewrite the manifest from what is in the folder: variants that are gone, signatures, sizes, hashes."""
+        file = self.path / "manifest.json"
+        data = json.loads(file.read_bytes())
+        data["variants"] = [v for v in data["variants"] if (self.path / v["folder"]).is_dir()]
+        for variant in data["variants"]:
+            folder = self.path / variant["folder"]
+            variant["graphs"] = {
+                name: to_json(graph_spec(folder / spec["file"])) for name, spec in variant["graphs"].items()
+            }
+        data["files"] = [to_json(entry) for entry in manifest.file_entries(self.path)]
+        file.write_text(json.dumps(data))

@@ -1,0 +1,129 @@
+"""Real bundles that were tampered with, their hashes made right again: the replay alone has to find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgewise.models.tokenizer import train_bpe
+from edgewise.pipeline import export_bundle
+from edgewise.runtime.load import load
+from edgewise.runtime.verification import VerificationReport
+
+from ..bundles import Damaged
+from ..tiny_checkpoint import LINES, VOCAB_SIZE, write_checkpoint
+from .test_verify import permuted
+
+VARIANTS = ("cpu-fp32", "cpu-int8", "openvino-fp32", "openvino-int8")
+FP32 = ("cpu-fp32", "openvino-fp32")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny translator in all four variants."""
+    folder = tmp_path_factory.mktemp("bundles")
+    source = write_checkpoint(folder / "tiny", "translate", max_positions=96)
+    export_bundle(source, folder / "bundle", ("cpu", "openvino"), ("fp32", "int8"), None, 0.3, lambda *_: None)
+    return folder / "bundle"
+
+
+@pytest.fixture
+def damaged(bundle: Path, tmp_path: Path) -> Damaged:
+    return Damaged(bundle, tmp_path / "bundle")
+
+
+def replay(bundle: Path, variant: str) -> VerificationReport:
+    target, _, precision = variant.partition("-")
+    with load(bundle, target, precision, threads=1) as session:
+        return session.verify()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_was_exported_passes(bundle: Path, variant: str) -> None:
+    report = replay(bundle, variant)
+    assert report.ok, report.table()
+
+
+@pytest.mark.parametrize("variant", FP32)
+@pytest.mark.parametrize("name", ["embedding.weight", "encoder.layers.1.feed_forward.inner.weight"])
+def test_a_few_damaged_weights_are_found(damaged: Damaged, variant: str, name: str) -> None:
+    values = damaged.tensor(variant, name)
+    places = np.random.default_rng(3).choice(len(values), 4, replace=False)
+    values[places] *= -1.5
+    damaged.put(variant, name, values)
+    assert not replay(damaged.path, variant).ok
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_another_models_tokenizer_is_found(damaged: Damaged, variant: str) -> None:
+    other = train_bpe(["Zwei Hunde laufen.", "Drei Katzen schlafen im Haus."] * 4, VOCAB_SIZE)
+    damaged.write("tokenizer.json", other.to_str().encode())
+    report = replay(damaged.path, variant)
+    assert any("tokenizer: the text becomes" in fault for fault in report.faults)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_permuted_vocabulary_is_found(damaged: Damaged, variant: str) -> None:
+    right = train_bpe(LINES, VOCAB_SIZE).to_str().encode()
+    damaged.write("tokenizer.json", permuted(right, [(321, 322)]))
+    report = replay(damaged.path, variant)
+    assert any("tokenizer: the text becomes" in fault for fault in report.faults)
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_an_int8_graph_under_an_fp32_manifest_is_found(damaged: Damaged, target: str) -> None:
+    damaged.pretend(f"{target}-int8", "fp32")
+    report = replay(damaged.path, f"{target}-fp32")
+    assert any("logits differ by" in fault for fault in report.faults)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_swapped_layers_are_found(damaged: Damaged, variant: str, stack: str) -> None:
+    assert damaged.swap(variant, f"{stack}.layers.0.", f"{stack}.layers.1.") >= 4
+    report = replay(damaged.path, variant)
+    assert not report.ok
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_tampered_bundle_passes_every_other_check(damaged: Damaged, variant: str) -> None:
+    damaged.fit()
+    assert replay(damaged.path, variant).ok
+
+
+@pytest.fixture
+def embedded(root: Path, tmp_path: Path) -> Damaged:
+    """The shipped int8 translator."""
+    source = root / "runtime" / "embedded" / "translate-en-de"
+    if not source.is_dir():
+        pytest.skip("the package was built without its bundle")
+    return Damaged(source, tmp_path / "embedded")
+
+
+def _loud(values: np.ndarray) -> None:
+    """Five weights of a matrix at their largest."""
+    values[:: len(values) // 5] = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1e3
+
+
+def _scale(values: np.ndarray) -> None:
+    values[:: len(values) // 3] *= 4
+
+
+@pytest.mark.parametrize(
+    ("names", "damage"),
+    [(".scale", _scale), ("norm.weight", _scale)],
+    ids=["scales", "norms"],
+)
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_the_shipped_bundle_shows_damage(
+    embedded: Damaged, target: str, names: str, damage: Callable[[np.ndarray], None]
+) -> None:
+    variant = f"{target}-int8"
+    name = next(name for name in sorted(embedded.places(variant)) if name.endswith(names))
+    values = embedded.tensor(variant, name)
+    damage(values)
+    embedded.put(variant, name, values)
+    assert not replay(embedded.path, variant).ok
