@@ -9,8 +9,11 @@ import onnx_ir as ir
 from ..errors import ExportError
 from ..runtime.bundle import signature as names
 from ..runtime.bundle.manifest import Layout
+from .passes.blocked_bias import fuse_blocked_bias
 from .passes.candidates import choose_candidates
+from .passes.encoder_attention import fuse_encoder_attention
 from .passes.patterns import finish
+from .passes.plain_shapes import straighten_shapes
 from .passes.residual_norm import fuse_residual_norm
 from .passes.shared_cache import OPSET, prefill_graph, step_graph
 
@@ -32,8 +35,14 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
     graphs = {}
     if names.ENCODER in portable:
-        graphs[names.ENCODER] = finish(fuse_residual_norm(portable[names.ENCODER].clone()), OPSET)
+        graphs[names.ENCODER] = _for_onnxruntime(fuse_encoder_attention(portable[names.ENCODER].clone()))
     if names.DECODER in portable:
-        graphs[names.STEP] = choose_candidates(step_graph(portable[names.DECODER]), squeeze=True)
-        graphs[names.PREFILL] = choose_candidates(prefill_graph(portable[names.DECODER]), squeeze=False)
+        decoder = portable[names.DECODER]
+        graphs[names.STEP] = choose_candidates(_for_onnxruntime(step_graph(decoder)), squeeze=True)
+        graphs[names.PREFILL] = choose_candidates(_for_onnxruntime(prefill_graph(decoder)), squeeze=False)
     return graphs
+
+
+def _for_onnxruntime(model: ir.Model) -> ir.Model:
+    """What every graph of the ``cpu`` target goes through last."""
+    return finish(fuse_blocked_bias(straighten_shapes(fuse_residual_norm(model))), OPSET)

@@ -15,17 +15,45 @@ from .emit import Emitter
 from .graph import VOCABULARY, matrices
 from .kernels import KERNELS
 from .schemes import Kernel, Scheme
+from .tensors import BLOCK
 
 DECODER_ROWS = (1, 5)  # greedy, and the beams of a sentence
 ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
 _REPEATS = 7
+_CALLS = 20
+_WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
 _GAIN = 0.9  # another kernel must take at most this share of the plain one's time: less is noise
 
 
-def choose_kernels(graphs: Mapping[str, ir.Model], scheme: Scheme, target: str) -> dict[str, Kernel]:
+def measure(k: int, n: int, rows: int, kernels: Sequence[Kernel]) -> Mapping[Kernel, float]:
+    """Median seconds of each kernel for ``rows`` rows times a ``(K, N)`` matrix, on one thread.
+
+    As many different matrices follow one another as fill the working set of a model's step.
+    """
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((n, k)).astype(np.float32) for _ in range(-(-_WORKING_SET // (4 * k * n)))]
+    x = np.random.default_rng(1).standard_normal((rows, k)).astype(np.float32)
+    calls = {kernel: _bound(open_products(kernel, weights), x) for kernel in kernels}
+    times: dict[Kernel, list[float]] = {kernel: [] for kernel in kernels}
+    for _ in range(_REPEATS):  # interleaved, so that what disturbs one disturbs all
+        for kernel, call in calls.items():
+            began = time.perf_counter()
+            for _ in range(_CALLS):
+                call()
+            times[kernel].append((time.perf_counter() - began) / _CALLS / len(weights))
+    return {kernel: median(values) for kernel, values in times.items()}
+
+
+Timer = Callable[[int, int, int, Sequence[Kernel]], Mapping[Kernel, float]]
+"""As :func:`measure`."""
+
+
+def choose_kernels(
+    graphs: Mapping[str, ir.Model], scheme: Scheme, target: str, timer: Timer = measure
+) -> dict[str, Kernel]:
     """Kernel by matrix name, the fastest of the scheme's for each shape; all graphs of a variant choose together.
 
-    Where a target has one kernel there is nothing to measure. Times are of one thread.
+    Where a target has one kernel there is nothing to measure.
     """
     kernels = scheme.kernels[target]
     chosen: dict[str, Kernel] = {VOCABULARY: kernels[0]}
@@ -36,7 +64,7 @@ def choose_kernels(graphs: Mapping[str, ir.Model], scheme: Scheme, target: str) 
             decoding = _decodes(name)
             key = (n, k, decoding)
             if len(kernels) > 1 and key not in measured:
-                measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, kernels)
+                measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, kernels, timer)
             chosen[name] = measured.get(key, kernels[0])
     return chosen
 
@@ -47,48 +75,41 @@ def _decodes(name: str) -> bool:
     return name == VOCABULARY or (name.startswith("decoder.") and not made_once)
 
 
-def fastest(k: int, n: int, row_counts: Sequence[int], kernels: Sequence[Kernel]) -> Kernel:
+def fastest(k: int, n: int, row_counts: Sequence[int], kernels: Sequence[Kernel], timer: Timer = measure) -> Kernel:
     """The kernel of least time for a ``(K, N)`` matrix, relative to the first and averaged over the row counts."""
-    usable = [kernel for kernel in kernels if kernel != "int8-blocks" or k % 32 == 0]
-    weight = np.random.default_rng(0).standard_normal((n, k)).astype(np.float32)
-    runs = {kernel: _session(kernel, weight) for kernel in usable}
+    usable = [kernel for kernel in kernels if kernel != "int8-blocks" or k % BLOCK == 0]
     relative = dict.fromkeys(usable, 0.0)
     for rows in row_counts:
-        times = _times(runs, np.random.default_rng(1).standard_normal((rows, k)).astype(np.float32))
+        times = timer(k, n, rows, usable)
         for kernel in usable:
             relative[kernel] += float(np.log(times[kernel] / times[usable[0]])) / len(row_counts)
     best = min(usable, key=lambda kernel: relative[kernel])
     return best if relative[best] < np.log(_GAIN) else usable[0]
 
 
-def _times(runs: Mapping[Kernel, ort.InferenceSession], x: NDArray[np.float32]) -> dict[Kernel, float]:
-    """Median seconds of each kernel, interleaved."""
-    calls = {kernel: _bound(session, x) for kernel, session in runs.items()}
-    times: dict[Kernel, list[float]] = {kernel: [] for kernel in runs}
-    for _ in range(_REPEATS):
-        for kernel, call in calls.items():
-            began = time.perf_counter()
-            for _ in range(20):
-                call()
-            times[kernel].append((time.perf_counter() - began) / 20)
-    return {kernel: median(values) for kernel, values in times.items()}
-
-
 def _bound(session: ort.InferenceSession, x: NDArray[np.float32]) -> Callable[[], None]:
     binding = session.io_binding()
     binding.bind_cpu_input("x", x)
-    binding.bind_output("y")
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
     session.run_with_iobinding(binding)
     return lambda: session.run_with_iobinding(binding)
 
 
-def _session(kernel: Kernel, weight: NDArray[np.float32]) -> ort.InferenceSession:
-    """A graph of one product, opened as the runtime opens its own."""
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(("rows", weight.shape[1])))
-    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 21, "com.microsoft": 1}, name="product")
-    y = KERNELS[kernel](Emitter(graph), x, "weight", weight)
-    y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", len(weight)))
-    graph.outputs.append(y)
+def open_products(kernel: Kernel, weights: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:
+    """``x (rows, K)`` -> ``y0, y1, … (rows, N)``: a product with each weight, opened as the runtime opens its graphs.
+
+    Every product has an input of its own, ``x`` times a constant, so that none shares another's quantized rows.
+    """
+    n, k = weights[0].shape
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(("rows", k)))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 21, "com.microsoft": 1}, name="products")
+    emitter = Emitter(graph)
+    for i, weight in enumerate(weights):
+        own = emitter.node("Mul", [x, emitter.floats(f"factor{i}", [1.0 + i])])
+        y = KERNELS[kernel](emitter, own, f"weight{i}", weight)
+        y.name, y.type, y.shape = f"y{i}", ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", n))
+        graph.outputs.append(y)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

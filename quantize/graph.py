@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
+from ..errors import ExportError
 from .emit import Emitter
 from .kernels import KERNELS, embedding
 from .schemes import Kernel
@@ -32,7 +33,12 @@ def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
     """A copy of a portable ``model`` whose matrices are carried by the ``chosen`` kernels, by matrix name.
 
     The embedding is read from the integers of the output projection, named ``vocabulary`` in ``chosen``.
+
+    Raises:
+        ExportError: no kernel is chosen for a matrix, or one that cannot carry it.
     """
+    if missing := {VOCABULARY, *(name for _, name, _ in matrices(model))} - chosen.keys():
+        raise ExportError(f"no kernel is chosen for {', '.join(sorted(missing))}: choose one for every matrix")
     model = model.clone()
     graph = model.graph
     for node, name, weight in matrices(model):

@@ -7,6 +7,9 @@ int8-rows        activations of each row scaled to uint8, ``MatMulInteger`` with
 int8-blocks      ``MatMulNBits``: 8-bit weights in blocks of 32, activations of each row and block as int8
 int8-tensor      activations of the whole tensor on one scale: ``DynamicQuantizeLinear`` and ``MatMulInteger``
 ================ ==================================================================================================
+
+Integers have no NaN. A row that is wholly NaN stays so in ``int8-rows`` and ``int8-blocks``, one NaN among its numbers
+may vanish, and in ``int8-tensor`` a whole row among others: so weights are searched for NaN when a bundle is opened.
 """
 
 from __future__ import annotations
@@ -92,11 +95,10 @@ def embedding(e: Emitter, ids: ir.Value, name: str, weight: Weight, kernel: Kern
     """Rows ``ids`` of an embedding, from the same integers that ``kernel`` multiplies with: one store for both."""
     if kernel == "int8-blocks":
         quantized = blocked(weight)
-        blocks = e.node("Gather", [e.constant(f"{name}.blocks", quantized.values), ids], axis=0)  # (B, T, K/32, 32)
-        centred = e.node("Sub", [e.node("Cast", [blocks], to=ir.DataType.FLOAT), e.floats("offset", [128.0])])
-        scale = e.node("Gather", [e.constant(f"{name}.block_scale", quantized.scale), ids], axis=0)
-        scaled = e.node("Mul", [centred, e.node("Unsqueeze", [scale, e.ints("last_axis", [-1])])])
-        return e.node("Reshape", [scaled, e.ints(f"merge_{weight.shape[1]}", [0, 0, weight.shape[1]])])
+        flat = e.constant(f"{name}.rows", quantized.values.reshape(weight.shape))
+        scale = e.constant(f"{name}.block_scale", quantized.scale)
+        attributes = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+        return e.node("GatherBlockQuantized", [flat, ids, scale], domain="com.microsoft", **attributes)
     channels = per_channel(weight)
     values = e.node("Gather", [e.constant(f"{name}.int8", channels.values), ids], axis=0)
     scales = e.node("Gather", [e.constant(f"{name}.scale", channels.scale), ids], axis=0)

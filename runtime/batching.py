@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from ..errors import InputError
@@ -15,7 +17,13 @@ _R = TypeVar("_R")
 
 
 def memory_budget() -> int:
-    """Bytes one batch may take: a quarter of what is free, and 1 GiB at most."""
+    """Bytes one batch may take: a quarter of what was free within the last second, and 1 GiB at most."""
+    return _budget_at(int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _budget_at(second: int) -> int:
+    """Asking the system takes as long as a decoding step, so it is asked once a second."""
     free = available_memory()
     return MAX_BUDGET_BYTES if free is None else min(MAX_BUDGET_BYTES, free // 4)
 

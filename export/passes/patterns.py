@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -66,6 +67,14 @@ def after_heads(node: ir.Node) -> ir.Value:
     """``(B, T, D)`` of an attention's result once a Transpose and a Reshape merged its heads."""
     transpose = only_use(node.outputs[0], "Transpose")
     return only_use(transpose.outputs[0], "Reshape").outputs[0]
+
+
+def without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """The product and the bias of a linear layer: ONNX Runtime's attention kernels add biases themselves."""
+    add = producer(value, "Add")
+    product, bias = add.inputs
+    assert product is not None and bias is not None and bias.const_value is not None
+    return product, bias.const_value.numpy()
 
 
 def replace_uses(old: ir.Value, new: ir.Value) -> None:

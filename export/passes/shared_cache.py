@@ -35,7 +35,9 @@ from .patterns import (
     producer,
     replace_uses,
     self_attentions,
+    without_bias,
 )
+from .plain_shapes import straighten_shapes
 from .residual_norm import fuse_residual_norm
 
 OPSET = 24  # TensorScatter
@@ -43,7 +45,7 @@ OPSET = 24  # TensorScatter
 
 def step_graph(decoder: ir.Model) -> ir.Model:
     """The portable ``decoder`` as the ``step`` graph."""
-    model = fuse_residual_norm(fuse_cross_attention(copy_of(decoder)))
+    model = straighten_shapes(fuse_residual_norm(fuse_cross_attention(copy_of(decoder))))
     graph = model.graph
     past_length = add_input(graph, names.PAST_LENGTH, ir.DataType.INT32, (1,))
     beams = [
@@ -66,7 +68,7 @@ def _attend_in_buffer(graph: ir.Graph, layer: int, node: ir.Node, past_length: i
     key_shape = node.inputs[1].shape  # type: ignore[union-attr]
     assert key_shape is not None
     caches = _caches(graph, layer, int(key_shape[1]), int(key_shape[3]))  # type: ignore[arg-type]
-    projections = [_without_bias(before_heads(source)) for source in (node.inputs[0], key, value)]
+    projections = [without_bias(before_heads(source)) for source in (node.inputs[0], key, value)]
     bias = ir.tensor(np.concatenate([bias for _, bias in projections]))
     attention = ir.node(
         "DecoderMaskedMultiHeadAttention",
@@ -89,17 +91,9 @@ def _attend_in_buffer(graph: ir.Graph, layer: int, node: ir.Node, past_length: i
     _cache_outputs(graph, layer, attention.outputs[1], attention.outputs[2], caches)
 
 
-def _without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """The product and the bias of a linear layer: the attention kernel adds biases itself."""
-    add = producer(value, "Add")
-    product, bias = add.inputs
-    assert product is not None and bias is not None and bias.const_value is not None
-    return product, bias.const_value.numpy()
-
-
 def prefill_graph(decoder: ir.Model) -> ir.Model:
     """The portable ``decoder`` as the ``prefill`` graph."""
-    model = fuse_residual_norm(fuse_cross_attention(copy_of(decoder)))
+    model = straighten_shapes(fuse_residual_norm(fuse_cross_attention(copy_of(decoder))))
     graph = model.graph
     beam_width = add_input(graph, names.BEAM_WIDTH, ir.DataType.INT32, (1,))
     ids = _input(graph, names.IDS)

@@ -6,6 +6,7 @@ calls the engine: no array is made, no cache is copied, no vocabulary-wide row r
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -263,7 +264,7 @@ def _read_memory(call: _Call, memory: _Memory | None) -> None:
 
 def _finite(values: Floats) -> Floats:
     # A sum is NaN if any term is, and cheaper than a mask; opposite infinities give NaN as well.
-    if values.size and not np.isfinite(values.sum()):
+    if not math.isfinite(values.sum()):
         raise EngineError(
             "the graph gave values that are not numbers: the weights or this engine are damaged; run `edgewise verify`"
         )
