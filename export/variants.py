@@ -12,6 +12,7 @@ from ..runtime.bundle.manifest import Layout
 from .passes.blocked_bias import fuse_blocked_bias
 from .passes.candidates import choose_candidates
 from .passes.encoder_attention import fuse_encoder_attention
+from .passes.joined_products import join_products
 from .passes.patterns import finish
 from .passes.plain_shapes import straighten_shapes
 from .passes.residual_norm import fuse_residual_norm
@@ -45,4 +46,4 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
 
 def _for_onnxruntime(model: ir.Model) -> ir.Model:
     """What every graph of the ``cpu`` target goes through last."""
-    return finish(fuse_blocked_bias(straighten_shapes(fuse_residual_norm(model))), OPSET)
+    return finish(join_products(fuse_blocked_bias(finish(straighten_shapes(fuse_residual_norm(model)), OPSET))), OPSET)

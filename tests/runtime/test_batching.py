@@ -74,4 +74,6 @@ def test_the_budget_is_a_quarter_of_what_is_free(
     free: int | None, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "available_memory", lambda: free)
+    batching._budget_at.cache_clear()
     assert memory_budget() == budget
+    batching._budget_at.cache_clear()
