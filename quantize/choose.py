@@ -22,6 +22,7 @@ ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
 _REPEATS = 7
 _CALLS = 20
 _WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
+_MOST = 32  # matrices: of tiny ones thousands would fill that
 _GAIN = 0.9  # another kernel must take at most this share of the plain one's time: less is noise
 
 
@@ -31,7 +32,8 @@ def measure(k: int, n: int, rows: int, kernels: Sequence[Kernel]) -> Mapping[Ker
     As many different matrices follow one another as fill the working set of a model's step.
     """
     rng = np.random.default_rng(0)
-    weights = [rng.standard_normal((n, k)).astype(np.float32) for _ in range(-(-_WORKING_SET // (4 * k * n)))]
+    count = min(_MOST, -(-_WORKING_SET // (4 * k * n)))
+    weights = [rng.standard_normal((n, k)).astype(np.float32) for _ in range(count)]
     x = np.random.default_rng(1).standard_normal((rows, k)).astype(np.float32)
     calls = {kernel: _bound(open_products(kernel, weights), x) for kernel in kernels}
     times: dict[Kernel, list[float]] = {kernel: [] for kernel in kernels}
