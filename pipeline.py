@@ -57,6 +57,7 @@ KernelChooser = Callable[[dict[str, ir.Model], str, str], dict[str, Kernel]]
 
 BEAM_SIZE = 5
 LENGTH_PENALTY = 0.6
+NO_LICENCE = "No licence is stated."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,7 @@ class _Builder:
         self.variants: list[Variant] = []
         self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
         shutil.copyfile(checkpoint.tokenizer_file, folder / TOKENIZER_FILE)
-        (folder / LICENSE_FILE).write_text(checkpoint.notice or "No licence is stated.\n", encoding="utf-8")
+        (folder / LICENSE_FILE).write_text(checkpoint.notice or f"{NO_LICENCE}\n", encoding="utf-8")
 
     def record(self) -> None:
         """The reference cases, while the reference is at hand."""
@@ -195,10 +196,9 @@ class _Builder:
     def finish(self, variants: list[Variant]) -> None:
         """Write the manifest over everything that is in the folder now."""
         training = self.checkpoint.training
-        decoding = training.get("generation", {})
         generation = Generation(
-            beam_size=decoding.get("beam_size", BEAM_SIZE),
-            length_penalty=decoding.get("length_penalty", LENGTH_PENALTY),
+            beam_size=BEAM_SIZE,
+            length_penalty=training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
             max_new_tokens=None if self.model.encoder else 64,
         )
         languages = training.get("languages")
@@ -209,9 +209,7 @@ class _Builder:
             max_context=self.max_context,
             generation=generation if self.model.decoder else None,
             languages=Languages(source=languages[0], target=languages[1]) if languages else None,
-            licence=Licence(
-                name=training.get("licence", "unstated"), notice=self.checkpoint.notice or "No licence is stated."
-            ),
+            licence=self._licence(),
             provenance={
                 "edgewise": __version__,
                 "checkpoint_sha256": self.checkpoint.sha256,
@@ -222,6 +220,11 @@ class _Builder:
             files=file_entries(self.folder),
         )
         write_manifest(self.folder, manifest)
+
+    def _licence(self) -> Licence:
+        """The notice of the weights; its first line is their licence's name."""
+        notice = self.checkpoint.notice.strip() or NO_LICENCE
+        return Licence(name=notice.splitlines()[0][:200], notice=notice)
 
     def report(
         self, out: Path, precisions: Sequence[str], rows: tuple[gate.Row, ...], max_drop: float | None

@@ -38,6 +38,7 @@ class Recipe:
     vocab_size: int
     max_positions: int = 256
     classes: tuple[str, ...] = ()
+    languages: tuple[str, str] | None = None
     updates: int
     batch_tokens: int
     peak_rate: float
@@ -109,6 +110,7 @@ _TINY = StackConfig(n_layers=4, d_model=128, n_heads=4, d_ff=256)
 RECIPES: dict[str, Recipe] = {
     "translate-en-de": Recipe(
         corpus=_translation,
+        languages=("en", "de"),
         encoder=_TINY,
         decoder=_TINY,
         vocab_size=8000,

@@ -117,6 +117,7 @@ class Run:
             "epoch": self.epoch,
             "curve": self.curve,
             "seconds": self.seconds,
+            "languages": self.recipe.languages,
             "begun_with": self.begun_with,
         }
         save_state(self.state_file, self.model, self.optimizer, facts)
