@@ -297,7 +297,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             left_out[f"{target}-{precision}"] = str(error)
             print(f"edgewise: {target}-{precision} is not verified: {error}", file=sys.stderr)
             continue
-        with session, _Progress(f"verify {target}-{precision}") as progress:
+        with session, Progress(f"verify {target}-{precision}") as progress:
             reports.append(session.verify(progress))
         if not arguments.json:
             print(f"{reports[-1].table()}\n")
@@ -369,7 +369,7 @@ def _bench(arguments: argparse.Namespace) -> int:
             arguments.threads,
             verify=not arguments.skip_hashes,
         ) as session,
-        _Progress("bench") as progress,
+        Progress("bench") as progress,
     ):
         report = bench.measure(session, repeats=arguments.repeats, texts=arguments.texts, progress=progress)
     print(json.dumps(report.to_json()) if arguments.json else report.table())
@@ -404,7 +404,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     if arguments.max_drop < 0:
         arguments.parser.error(f"--max-drop ({arguments.max_drop}) must be at least 0")
-    with _Progress("export") as progress:
+    with Progress("export") as progress:
         report = export_bundle(
             arguments.source,
             arguments.output,
@@ -430,7 +430,7 @@ def _require_export_libraries(with_bleu: bool) -> None:
         )
 
 
-class _Progress:
+class Progress:
     """Long work on standard error: a tqdm bar on a terminal that has tqdm, else a line every few seconds."""
 
     seconds_between = 5.0
@@ -440,7 +440,7 @@ class _Progress:
         self._last = time.monotonic()
         self._bar: Any = None
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:

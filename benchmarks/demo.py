@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -190,13 +191,16 @@ class Demo:
 
     def _export(self) -> dict[str, int]:
         """Make the bundle, with the gate where there is text to judge by. Returns bytes per variant."""
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
+        from ..cli import Progress
         from ..pipeline import export_bundle
         from ..runtime.bundle import Bundle
 
         evaluation = (self.multi30k / "val.en", self.multi30k / "val.de") if self.multi30k else None
-        report = export_bundle(
-            self.arguments.checkpoint, self.bundle, TARGETS, PRECISIONS, evaluation, 0.3, lambda *_: None
-        )
+        with Progress("export") as progress:
+            report = export_bundle(
+                self.arguments.checkpoint, self.bundle, TARGETS, PRECISIONS, evaluation, 0.3, progress
+            )
         print(report.table())
         bundle = Bundle.open(self.bundle)
         whole = sum(file.stat().st_size for file in self.arguments.checkpoint.glob("*.safetensors"))

@@ -250,7 +250,7 @@ def test_version_and_help(run: Run) -> None:
 
 
 def test_progress_is_for_standard_error_only(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli._Progress("export") as progress:
+    with cli.Progress("export") as progress:
         progress.seconds_between = 0.0  # type: ignore[misc]
         progress(1, 4, "graphs")
     out, err = capsys.readouterr()
