@@ -150,8 +150,9 @@ def _stack(stack: StackConfig) -> str:
 _WORDS = {
     "updates": "updates",
     "batch_tokens": "padded tokens an update",
-    "peak_rate": "peak learning rate (Adam, inverse square root)",
+    "peak_rate": "peak learning rate (Adam)",
     "warmup": "updates of warm-up",
+    "decay": "decay of the learning rate",
     "dropout": "dropout on embeddings and residuals",
     "smoothing": "label smoothing",
     "embedding_scale": "scale of the first embeddings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .config import ModelConfig, StackConfig
 from .data import read_labelled, read_lines
@@ -26,7 +27,8 @@ class Recipe:
     """How a checkpoint is made.
 
     ``batch_tokens`` are padded tokens an update; the learning rate rises linearly to ``peak_rate`` over ``warmup``
-    updates and falls with the inverse square root of the update (Vaswani et al. 2017, section 5.3, equation 3).
+    updates and falls with the inverse square root of the update (Vaswani et al. 2017, section 5.3, equation 3), or
+    linearly, to nothing at the last update.
     ``smoothing`` is that of the labels (section 5.4): it helps the words of a translation and costs perplexity.
     ``embedding_scale`` shrinks the first random embeddings: of a rare word little else is ever learned. The weights are
     the mean of the last ``averaged`` snapshots, one every ``interval`` updates.
@@ -43,6 +45,7 @@ class Recipe:
     batch_tokens: int
     peak_rate: float
     warmup: int
+    decay: Literal["inverse square root", "linear"] = "inverse square root"
     dropout: float
     smoothing: float = 0.1
     embedding_scale: float = 1.0
@@ -150,13 +153,15 @@ RECIPES: dict[str, Recipe] = {
         encoder=StackConfig(n_layers=2, d_model=64, n_heads=4, d_ff=128),
         vocab_size=6000,
         classes=("negative", "positive"),
-        updates=1800,
+        updates=1500,
         batch_tokens=1024,
         peak_rate=0.002,
         warmup=100,
+        decay="linear",
         dropout=0.4,
         embedding_scale=0.1,
         bpe_dropout=0.1,
+        averaged=5,
         interval=75,
     ),
 }

@@ -185,7 +185,10 @@ class Run:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then the inverse square root of the update (Vaswani et al. 2017, equation 3)."""
+    """Linear warm-up, then the inverse square root of the update (Vaswani et al. 2017, equation 3), or linear decay."""
+    if recipe.decay == "linear":
+        left = (recipe.updates - step) / (recipe.updates - recipe.warmup)
+        return recipe.peak_rate * max(0.0, min(step / recipe.warmup, left))
     return recipe.peak_rate * min(step / recipe.warmup, math.sqrt(recipe.warmup / step))
 
 

@@ -132,6 +132,13 @@ def test_learning_rate(step: int, rate: float) -> None:
     assert learning_rate(recipe, step) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(("step", "rate"), [(50, 0.0005), (100, 0.001), (325, 0.00075), (1000, 0.0), (1001, 0.0)])
+def test_learning_rate_with_linear_decay(step: int, rate: float) -> None:
+    """Peak 0.001 at update 100, nothing at update 1000, three quarters of it a quarter of the way."""
+    recipe = replace(RECIPES["captions-lm"], peak_rate=0.001, warmup=100, updates=1000, decay="linear")
+    assert learning_rate(recipe, step) == pytest.approx(rate)
+
+
 def test_the_average_is_that_of_the_last_snapshots(tmp_path: Path) -> None:
     model = Transformer(_recipe("text").config(20))
     average = Average(tmp_path, 2)
