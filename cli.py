@@ -399,9 +399,9 @@ def _add_export(commands: Commands) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     _require_export_libraries(with_bleu=arguments.eval is not None)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
     from .pipeline import export_bundle
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
     if arguments.max_drop < 0:
         arguments.parser.error(f"--max-drop ({arguments.max_drop}) must be at least 0")
     with Progress("export") as progress:

@@ -191,11 +191,11 @@ class Demo:
 
     def _export(self) -> dict[str, int]:
         """Make the bundle, with the gate where there is text to judge by. Returns bytes per variant."""
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
         from ..cli import Progress
         from ..pipeline import export_bundle
         from ..runtime.bundle import Bundle
 
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
         evaluation = (self.multi30k / "val.en", self.multi30k / "val.de") if self.multi30k else None
         with Progress("export") as progress:
             report = export_bundle(
