@@ -22,7 +22,7 @@ ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
 _REPEATS = 7
 _CALLS = 20
 _WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
-_MOST = 32  # matrices: of tiny ones thousands would fill that
+_MOST = 64  # matrices: of tiny ones thousands would fill that
 _GAIN = 0.9  # another kernel must take at most this share of the plain one's time: less is noise
 
 

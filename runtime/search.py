@@ -17,6 +17,7 @@ return a list of hypotheses a sentence. Sentences that are done keep their rows,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -70,9 +71,30 @@ def search(
     Raises:
         EngineError: the engine gave NaN.
     """
+    if beam_size == 1 and len(prompts) == 1:
+        return _greedy_one(run, prompts, int(limits[0]), end_id, length_penalty)
     if beam_size == 1:
         return _greedy(run, prompts, np.asarray(limits), end_id, length_penalty)
     return _beam(run, prompts, np.asarray(limits), end_id, beam_size, length_penalty, n_best)
+
+
+def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_id: int, length_penalty: float) -> Search:
+    """Greedy search of one sentence: plain numbers, since arrays of one element cost as much as a small layer."""
+    row = np.zeros(1, dtype=np.int64)
+    tokens: list[int] = []
+    log_probs: list[float] = []
+    best = run.prefill(prompts)
+    while True:
+        tokens.append(best.ids.item(0))
+        log_probs.append(best.log_probs.item(0))
+        if math.isnan(log_probs[-1]):
+            refuse_nan(best.log_probs, len(tokens) - 1)
+        chosen = np.array(tokens[-1:])
+        yield chosen
+        if tokens[-1] == end_id or len(tokens) == limit:
+            reason: FinishReason = "end" if tokens[-1] == end_id else "length"
+            return [[_hypothesis(tokens, log_probs, reason, length_penalty)]]
+        best = run.step(chosen, row)
 
 
 def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_penalty: float) -> Search:
@@ -237,7 +259,7 @@ def _hypothesis(
 
 def refuse_nan(log_probs: NDArray[np.float32], step: int) -> None:
     """Raise :class:`~edgewise.errors.EngineError` where ``log_probs`` hold NaN."""
-    if np.isnan(log_probs).any():
+    if math.isnan(np.add.reduce(log_probs, axis=None)):  # a sum of values that are at most 0 is NaN if one of them is
         raise EngineError(
             f"the engine gave NaN log-probabilities at step {step}: "
             "its weights are damaged or the device computes wrongly; run `edgewise verify`"

@@ -57,6 +57,7 @@ def step_graph(decoder: ir.Model) -> ir.Model:
     ids = _input(graph, names.IDS)
     ids.shape = ir.Shape(("rows", 1))
     _count_by_ids(graph, ids)
+    _rows_of_one_token(graph, ids)
     replace_uses(_input(graph, names.POSITIONS), past_length)
     replace_uses(_picked(graph).outputs[0], _states(graph))
     return _without_past(model)
@@ -147,6 +148,15 @@ def _count_by_ids(graph: ir.Graph, ids: ir.Value) -> None:
             for use in list(value.uses()):
                 if use.node.op_type == "Shape":
                     use.node.replace_input_with(0, ids)
+
+
+def _rows_of_one_token(graph: ir.Graph, ids: ir.Value) -> None:
+    """In lists of sizes one token is a 1, and the rows are what remains: constants instead of arithmetic."""
+    for use in list(ids.uses()):
+        if use.node.op_type == "Shape":
+            size = -1 if use.node.attributes["start"].as_int() == 0 else 1
+            known = constant(graph, f"size_{size}", ir.tensor(np.array([size], np.int64)))
+            replace_uses(use.node.outputs[0], known)
 
 
 def _all_true(graph: ir.Graph, ids: ir.Value) -> ir.Value:

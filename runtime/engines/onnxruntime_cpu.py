@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import finalize
 
 import numpy as np
 import onnxruntime as ort
@@ -39,6 +40,23 @@ def open_variant(bundle: Bundle, variant: Variant, threads: int) -> OnnxRuntimeE
     return OnnxRuntimeEngine(files, variant.cache, vocabulary, threads)
 
 
+_CAPACITY_STEP = 64
+"""Capacities are rounded up to a multiple of this, so that runs of like length fit the same buffers."""
+_LARGEST_KEPT = 16 << 20
+"""Bytes of a step's buffers beyond which they are freed with their run."""
+_MOST_KEPT = 8
+"""Idle steps an engine keeps."""
+
+
+class _Sizes(NamedTuple):
+    """What the buffers of a run are made for."""
+
+    batch: int
+    beams: int
+    capacity: int
+    candidates: int
+
+
 @dataclass(frozen=True)
 class _Memory:
     """Cross-attention inputs of encoded sources, by name, and how many sentences they are."""
@@ -55,6 +73,7 @@ class OnnxRuntimeEngine:
         self._files = files
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._opening = threading.Lock()
+        self._idle: dict[_Sizes, list[_Step]] = {}
         for name in (names.ENCODER, names.STEP):
             if name in files:
                 self.session(name)
@@ -73,14 +92,29 @@ class OnnxRuntimeEngine:
         """See :class:`~edgewise.runtime.engine.Engine`."""
         session = self.session(names.ENCODER)
         outputs = [output.name for output in session.get_outputs()]
-        with _failures(names.ENCODER):
+        with _failures("run the encoder"):
             arrays = session.run(outputs, {names.IDS: ids, names.MASK: mask})
         inputs = dict(zip(outputs, arrays, strict=True))
         return _Memory({**inputs, names.CROSS_MASK: np.ascontiguousarray(mask)}, len(ids))
 
     def start(self, memory: _Memory | None, batch: int, beams: int, capacity: int, candidates: int) -> OnnxRuntimeRun:
         """See :class:`~edgewise.runtime.engine.Engine`."""
-        return OnnxRuntimeRun(self, memory, batch, beams, capacity, candidates)
+        rounded = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
+        return OnnxRuntimeRun(self, memory, _Sizes(batch, beams, rounded, min(candidates, self.vocabulary)), capacity)
+
+    def take(self, sizes: _Sizes) -> _Step:
+        """A bound step of these sizes: an idle one, or a new one."""
+        idle = self._idle.get(sizes)
+        try:
+            return idle.pop() if idle else _Step(self, sizes)
+        except IndexError:  # another thread took the last one
+            return _Step(self, sizes)
+
+    def give(self, sizes: _Sizes, step: _Step) -> None:
+        """Keep the step of a finished run, unless it is large or enough are kept."""
+        kept = sum(map(len, list(self._idle.values())))
+        if step.nbytes <= _LARGEST_KEPT and kept < _MOST_KEPT:
+            self._idle.setdefault(sizes, []).append(step)
 
     def decoder_logits(self, memory: _Memory | None, ids: Ids, mask: Mask) -> Floats:
         """See :class:`~edgewise.runtime.engine.Engine`. Padding stands on the right, where no real token looks."""
@@ -106,52 +140,56 @@ class OnnxRuntimeEngine:
         feeds: dict[str, NDArray[Any]] = {names.IDS: ids, names.MASK: mask}
         if any(value.name == names.LOGIT_INDEX for value in session.get_inputs()):
             feeds[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
-        with _failures(names.ENCODER):
+        with _failures("run the encoder"):
             hidden, logits = session.run([names.HIDDEN, names.LOGITS], feeds)
-        return hidden, _finite(logits)
+        return _finite(hidden, "hidden states"), _finite(logits)
 
     def describe(self) -> dict[str, Any]:
         """Engine, version, device and threads."""
         return {"engine": "onnxruntime", "version": ort.__version__, "device": "CPU", "threads": self.threads}
 
 
-class OnnxRuntimeRun:
-    """A :class:`~edgewise.runtime.engine.DecoderRun`: its caches, its bound step, and where it stands."""
+class _Step:
+    """The step graph with its buffers, bound once; a later run of the same sizes takes it over."""
 
-    def __init__(
-        self,
-        engine: OnnxRuntimeEngine,
-        memory: _Memory | None,
-        batch: int,
-        beams: int,
-        capacity: int,
-        candidates: int,
-    ) -> None:
-        self._engine, self._memory = engine, memory
-        self._batch, self._beams, self._capacity = batch, beams, capacity
-        self._candidates = min(candidates, engine.vocabulary)
-        self._caches = new_caches(engine.cache, batch * beams, capacity)
-        self._identity = np.arange(beams, dtype=np.int32)
+    def __init__(self, engine: OnnxRuntimeEngine, sizes: _Sizes) -> None:
+        rows, call = sizes.batch * sizes.beams, _Call(engine.session(names.STEP))
+        self.caches = new_caches(engine.cache, rows, sizes.capacity)
+        self.ids = call.read(names.IDS, np.zeros((rows, 1), np.int64))
+        self.past = call.read(names.PAST_LENGTH, np.zeros(1, np.int32))
+        call.read(names.BEAM_WIDTH, np.full(1, sizes.beams, np.int32))
+        call.read(names.TOP_COUNT, np.full(1, sizes.candidates, np.int64))
+        shape = (sizes.batch, sizes.beams, sizes.capacity)
+        self.indirection = call.read(names.CACHE_INDIRECTION, np.zeros(shape, np.int32))
+        for name, buffer in self.caches.items():
+            call.share(name, buffer)
+        self.logits = call.write(names.LOGITS, (rows, engine.vocabulary), np.float32)
+        log_probs = call.write(names.TOP_LOG_PROBS, (rows, sizes.candidates), np.float32)
+        self.best = Candidates(log_probs, call.write(names.TOP_IDS, (rows, sizes.candidates), np.int64))
+        self.call = call
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers that grow with the request."""
+        return sum(buffer.nbytes for buffer in self.caches.values()) + self.logits.nbytes
+
+
+class OnnxRuntimeRun:
+    """A :class:`~edgewise.runtime.engine.DecoderRun`: a bound step, and where it stands.
+
+    Its arrays may be another run's once it is gone: copy what outlives it.
+    """
+
+    def __init__(self, engine: OnnxRuntimeEngine, memory: _Memory | None, sizes: _Sizes, capacity: int) -> None:
+        self._engine, self._memory, self._capacity = engine, memory, capacity
+        self._batch, self._beams, self._candidates = sizes.batch, sizes.beams, sizes.candidates
+        self._step = engine.take(sizes)
+        finalize(self, engine.give, sizes, self._step)
+        _read_memory(self._step.call, memory)
+        self._caches, self._indirection = self._step.caches, self._step.indirection
+        self._identity = np.arange(sizes.beams, dtype=np.int32)
         self._length = 0
         self._logits: Floats | None = None
-        self._bind_step()
-
-    def _bind_step(self) -> None:
-        """Bind every tensor of the step graph, once."""
-        rows, call = self._batch * self._beams, _Call(self._engine.session(names.STEP))
-        self._ids = call.read(names.IDS, np.zeros((rows, 1), np.int64))
-        self._past = call.read(names.PAST_LENGTH, np.zeros(1, np.int32))
-        call.read(names.BEAM_WIDTH, np.full(1, self._beams, np.int32))
-        call.read(names.TOP_COUNT, np.full(1, self._candidates, np.int64))
-        shape = (self._batch, self._beams, self._capacity)
-        self._indirection = call.read(names.CACHE_INDIRECTION, np.zeros(shape, np.int32))
-        _read_memory(call, self._memory)
-        for name, buffer in self._caches.items():
-            call.share(name, buffer)
-        self._step_logits = call.write(names.LOGITS, (rows, self._engine.vocabulary), np.float32)
-        log_probs = call.write(names.TOP_LOG_PROBS, (rows, self._candidates), np.float32)
-        self._best = Candidates(log_probs, call.write(names.TOP_IDS, (rows, self._candidates), np.int64))
-        self._call = call
 
     def prefill(self, ids: Ids) -> Candidates:
         """See :class:`~edgewise.runtime.engine.DecoderRun`. A prompt of one token is a step of every beam."""
@@ -173,7 +211,7 @@ class OnnxRuntimeRun:
         call.run()
         self._length = tokens
         self._logits = logits[:, 0].repeat(self._beams, axis=0)
-        _finite(log_probs)
+        _finite(log_probs, "log-probabilities")
         return Candidates(log_probs[:, 0].repeat(self._beams, axis=0), best[:, 0].repeat(self._beams, axis=0))
 
     def step(self, ids: Ids, parents: Ids) -> Candidates:
@@ -185,18 +223,19 @@ class OnnxRuntimeRun:
 
     def _reorder(self, parents: Ids) -> None:
         """Each beam inherits from its parent which beam holds each past token: integers, never the cache."""
-        flat = self._indirection.reshape(-1, self._capacity)
+        flat = self._indirection.reshape(len(parents), -1)
         flat[:, : self._length] = flat[parents, : self._length]
 
     def _advance(self, ids: Ids) -> Candidates:
-        self._ids[:, 0] = ids
-        self._past[0] = self._length
+        step = self._step
+        step.ids[:, 0] = ids
+        step.past[0] = self._length
         self._indirection[:, :, self._length] = self._identity
-        self._call.run()
+        step.call.run()
         self._length += 1
         self._logits = None
-        _finite(self._best.log_probs)
-        return self._best
+        _finite(step.best.log_probs, "log-probabilities")
+        return step.best
 
     def _check_room(self, tokens: int) -> None:
         if self._length + tokens > self._capacity:
@@ -207,7 +246,7 @@ class OnnxRuntimeRun:
 
     def last_logits(self) -> Floats:
         """See :class:`~edgewise.runtime.engine.DecoderRun`."""
-        return self._step_logits if self._logits is None else self._logits
+        return self._step.logits if self._logits is None else self._logits
 
 
 class _Call:
@@ -217,29 +256,29 @@ class _Call:
         self._session = session
         self._binding = session.io_binding()
         self._names = {value.name for value in session.get_inputs()}
-        self._bound: list[Any] = []
+        self._bound: dict[str, Any] = {}
 
     def read(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """Bind ``array`` as an input, where the graph has it; later writes into it are what the graph sees."""
         if name in self._names:
-            self._binding.bind_ortvalue_input(name, self._value(array))
+            self._binding.bind_ortvalue_input(name, self._value(name, array))
         return array
 
     def share(self, name: str, buffer: NDArray[np.float32]) -> None:
         """Bind one buffer as an input and as the output that goes with it."""
-        value = self._value(buffer)
+        value = self._value(name, buffer)
         self._binding.bind_ortvalue_input(name, value)
         self._binding.bind_ortvalue_output(names.out_of(name), value)
 
     def write(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """Bind a new array as an output."""
         array = np.zeros(shape, dtype)
-        self._binding.bind_ortvalue_output(name, self._value(array))
+        self._binding.bind_ortvalue_output(name, self._value(name, array))
         return array
 
-    def _value(self, array: NDArray[Any]) -> ort.OrtValue:
+    def _value(self, name: str, array: NDArray[Any]) -> ort.OrtValue:
         value = ort.OrtValue.ortvalue_from_numpy(array)  # no copy: a CPU value looks at the array's own memory
-        self._bound.append((array, value))
+        self._bound[name] = (array, value)
         return value
 
     def run(self) -> None:
@@ -262,11 +301,12 @@ def _read_memory(call: _Call, memory: _Memory | None) -> None:
         call.read(name, array)
 
 
-def _finite(values: Floats) -> Floats:
+def _finite(values: Floats, what: str = names.LOGITS) -> Floats:
     # A sum is NaN if any term is, and cheaper than a mask; opposite infinities give NaN as well.
-    if not math.isfinite(values.sum()):
+    if not math.isfinite(np.add.reduce(values, axis=None)):
         raise EngineError(
-            "the graph gave values that are not numbers: the weights or this engine are damaged; run `edgewise verify`"
+            f"onnxruntime gave {what} that are not numbers, expected finite ones: the weights may be damaged, "
+            "run 'edgewise verify'"
         )
     return values
 
