@@ -402,8 +402,11 @@ def _export(arguments: argparse.Namespace) -> int:
     from .pipeline import export_bundle
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
-    if arguments.max_drop < 0:
+    if not arguments.max_drop >= 0:
         arguments.parser.error(f"--max-drop ({arguments.max_drop}) must be at least 0")
+    for file in arguments.eval or ():
+        if not file.is_file():  # said before the minutes of a build, not after
+            raise InputError(f"{file} is no file: --eval takes a text and its translation, a line each")
     with Progress("export") as progress:
         report = export_bundle(
             arguments.source,

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "translate-en-de"
 TARGETS, PRECISIONS = ("cpu", "openvino"), ("fp32", "int8")
 TORCH = "pytorch"
-BEAM_SIZE, LENGTH_PENALTY = 5, 0.6
+BEAM_SIZE = 5
 TIMED = {"greedy b1": 40, "beam 5 b1": 16, f"greedy b{BATCH}": 96}
 """Sentences of one timed pass."""
 
@@ -48,6 +48,7 @@ class Work:
     threads: int
     texts: str
     """A file with a sentence in every line."""
+    length_penalty: float
     translate: bool
     """Translate everything with beam search; else time the workloads."""
 
@@ -82,13 +83,17 @@ class _Variant:
 
         target, _, precision = told.system.partition("-")
         self.session = load(told.bundle, target, precision, told.threads)
+        self.length_penalty = told.length_penalty
 
     def decode(self, lines: Sequence[str], beam_size: int, batch: int) -> tuple[list[list[int]], list[str]]:
         """Tokens and text of every line, in requests of ``batch`` lines."""
         found = []
         for i in range(0, len(lines), batch):
             found += self.session.translate(
-                list(lines[i : i + batch]), beam_size=beam_size, length_penalty=LENGTH_PENALTY, batch_size=batch
+                list(lines[i : i + batch]),
+                beam_size=beam_size,
+                length_penalty=self.length_penalty,
+                batch_size=batch,
             )
         return [list(generation.tokens) for generation in found], [generation.text for generation in found]
 
@@ -104,6 +109,7 @@ class _Torch:
 
         torch.set_num_threads(told.threads)
         checkpoint = load_checkpoint(told.checkpoint)
+        self.length_penalty = told.length_penalty
         self.model, self.tokenizer = checkpoint.model, Tokenizer.open(checkpoint.tokenizer_file)
 
     def decode(self, lines: Sequence[str], beam_size: int, batch: int) -> tuple[list[list[int]], list[str]]:
@@ -118,7 +124,7 @@ class _Torch:
             if beam_size == 1:
                 tokens += [list(found.tokens) for found in generate.greedy(self.model, sources, limits)]
             else:
-                beams = generate.beam(self.model, sources, beam_size, LENGTH_PENALTY, limits)
+                beams = generate.beam(self.model, sources, beam_size, self.length_penalty, limits)
                 tokens += [list(best[0].tokens) for best in beams]
         return tokens, [self.tokenizer.decode(ids) for ids in tokens]
 
@@ -156,6 +162,7 @@ class Demo:
         self.bundle: Path = arguments.output or scratch / "bundle"
         self.multi30k = Path(os.environ["MULTI30K"]) if os.environ.get("MULTI30K") else None
         self.systems = [TORCH, *(f"{target}-{precision}" for target in TARGETS for precision in PRECISIONS)]
+        self.length_penalty = 0.6
         self.begin = time.monotonic()
         self.sources, self.references = self._texts()
 
@@ -203,6 +210,8 @@ class Demo:
             )
         print(report.table())
         bundle = Bundle.open(self.bundle)
+        assert bundle.manifest.generation is not None
+        self.length_penalty = bundle.manifest.generation.length_penalty
         whole = sum(file.stat().st_size for file in self.arguments.checkpoint.glob("*.safetensors"))
         return {TORCH: whole} | {variant.name: bundle.size(variant) for variant in bundle.manifest.variants}
 
@@ -225,6 +234,7 @@ class Demo:
             checkpoint=str(self.arguments.checkpoint),
             threads=self.arguments.threads,
             texts=str(texts),
+            length_penalty=self.length_penalty,
             translate=translate,
         )
         command = [sys.executable, "-m", "edgewise.benchmarks.demo", "--work", json.dumps(vars(told))]

@@ -1,9 +1,13 @@
-"""Bundles to damage: copies whose manifest is made to fit whatever was done to them."""
+"""Tiny real bundles, and copies to damage whose manifest is made to fit whatever was done to them."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +15,38 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgewise.pipeline import export_bundle
+from edgewise.quantize.choose import choose_kernels
+from edgewise.quantize.schemes import Kernel, scheme_of
 from edgewise.runtime.bundle import manifest
 from edgewise.runtime.bundle.scan import graph_spec
 from edgewise.runtime.bundle.schema import to_json
+
+from .tiny_checkpoint import write_checkpoint
+
+MAX_CONTEXT = 96
+
+
+@cache
+def tiny_bundle(task: str) -> Path:
+    """A tiny random model for ``task``, fp32 and int8 for both targets, exported once a process. Not to be changed."""
+    folder = Path(tempfile.mkdtemp(prefix="edgewise-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    source = write_checkpoint(folder / f"tiny-{task}", task, max_positions=MAX_CONTEXT)
+    quiet = lambda *_: None  # noqa: E731
+    export_bundle(
+        source, folder / "bundle", ("cpu", "openvino"), ("fp32", "int8"), None, 0.3, quiet, rows_where_possible
+    )
+    return folder / "bundle"
+
+
+def rows_where_possible(graphs: Any, precision: str, target: str) -> dict[str, Kernel]:
+    """The integer kernel that every size of matrix can have; nothing is measured, so every run tests the same."""
+    return choose_kernels(graphs, scheme_of(precision, target), target, _rows_are_fastest)
+
+
+def _rows_are_fastest(k: int, n: int, rows: int, kernels: Sequence[Kernel]) -> dict[Kernel, float]:
+    return {kernel: 0.1 if kernel == "int8-rows" else 1.0 for kernel in kernels}
 
 
 class Place(NamedTuple):

@@ -66,8 +66,9 @@ def test_percentiles_are_values_that_were_measured(percent: float, expected: flo
 
 
 def test_a_demo_work_order_survives_its_command_line(tmp_path: Path) -> None:
+    texts = str(tmp_path / "texts")
     told = demo.Work(
-        system="cpu-int8", bundle="b", checkpoint="c", threads=2, texts=str(tmp_path / "texts"), translate=True
+        system="cpu-int8", bundle="b", checkpoint="c", threads=2, texts=texts, length_penalty=0.6, translate=True
     )
     assert demo.Work(**json.loads(json.dumps(vars(told)))) == told
 

@@ -9,25 +9,21 @@ import numpy as np
 import pytest
 
 from edgewise.models.tokenizer import train_bpe
-from edgewise.pipeline import export_bundle
 from edgewise.runtime.load import load
 from edgewise.runtime.verification import VerificationReport
 
-from ..bundles import Damaged
-from ..tiny_checkpoint import LINES, VOCAB_SIZE, write_checkpoint
+from ..bundles import Damaged, tiny_bundle
+from ..tiny_checkpoint import LINES, VOCAB_SIZE
 from .test_verify import permuted
 
 VARIANTS = ("cpu-fp32", "cpu-int8", "openvino-fp32", "openvino-int8")
 FP32 = ("cpu-fp32", "openvino-fp32")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def bundle() -> Path:
     """A tiny translator in all four variants."""
-    folder = tmp_path_factory.mktemp("bundles")
-    source = write_checkpoint(folder / "tiny", "translate", max_positions=96)
-    export_bundle(source, folder / "bundle", ("cpu", "openvino"), ("fp32", "int8"), None, 0.3, lambda *_: None)
-    return folder / "bundle"
+    return tiny_bundle("translate")
 
 
 @pytest.fixture
@@ -42,8 +38,9 @@ def replay(bundle: Path, variant: str) -> VerificationReport:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_was_exported_passes(bundle: Path, variant: str) -> None:
-    report = replay(bundle, variant)
+@pytest.mark.parametrize("task", ["translate", "generate", "fill_mask", "classify"])
+def test_what_was_exported_passes(task: str, variant: str) -> None:
+    report = replay(tiny_bundle(task), variant)
     assert report.ok, report.table()
 
 
