@@ -153,6 +153,7 @@ _WORDS = {
     "peak_rate": "peak learning rate (Adam)",
     "warmup": "updates of warm-up",
     "decay": "decay of the learning rate",
+    "cooldown": "last updates, over which it falls linearly to nothing",
     "dropout": "dropout on embeddings and residuals",
     "smoothing": "label smoothing",
     "embedding_scale": "scale of the first embeddings",

@@ -29,6 +29,7 @@ class Recipe:
     ``batch_tokens`` are padded tokens an update; the learning rate rises linearly to ``peak_rate`` over ``warmup``
     updates and falls with the inverse square root of the update (Vaswani et al. 2017, section 5.3, equation 3), or
     linearly, to nothing at the last update.
+    Over the last ``cooldown`` updates the rate is also drawn linearly to nothing.
     ``smoothing`` is that of the labels (section 5.4): it helps the words of a translation and costs perplexity.
     ``embedding_scale`` shrinks the first random embeddings: of a rare word little else is ever learned. The weights are
     the mean of the last ``averaged`` snapshots, one every ``interval`` updates.
@@ -46,6 +47,7 @@ class Recipe:
     peak_rate: float
     warmup: int
     decay: Literal["inverse square root", "linear"] = "inverse square root"
+    cooldown: int = 0
     dropout: float
     smoothing: float = 0.1
     embedding_scale: float = 1.0
@@ -117,12 +119,14 @@ RECIPES: dict[str, Recipe] = {
         encoder=_TINY,
         decoder=_TINY,
         vocab_size=8000,
-        updates=16000,
+        updates=9600,
         batch_tokens=2048,
         peak_rate=0.003,
         warmup=500,
         dropout=0.25,
         bpe_dropout=0.1,
+        cooldown=2000,
+        averaged=5,
     ),
     "captions-lm": Recipe(
         corpus=_captions(LanguageModel),

@@ -189,7 +189,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     if recipe.decay == "linear":
         left = (recipe.updates - step) / (recipe.updates - recipe.warmup)
         return recipe.peak_rate * max(0.0, min(step / recipe.warmup, left))
-    return recipe.peak_rate * min(step / recipe.warmup, math.sqrt(recipe.warmup / step))
+    drawn = min(1.0, (recipe.updates - step) / recipe.cooldown) if recipe.cooldown else 1.0
+    return recipe.peak_rate * min(step / recipe.warmup, math.sqrt(recipe.warmup / step)) * drawn
 
 
 def keep_freed_memory() -> None:
