@@ -23,7 +23,7 @@ def test_every_kernel_exists() -> None:
 def test_only_what_has_a_scale_per_tensor_depends_on_the_batch() -> None:
     for scheme in SCHEMES.values():
         per_tensor = any("int8-tensor" in kernels for kernels in scheme.kernels.values())
-        assert scheme.batch_independent != per_tensor
+        assert (scheme.padding_bound is None) == per_tensor
 
 
 def test_a_precision_that_is_unknown() -> None:

@@ -82,3 +82,10 @@ def test_what_is_no_number_makes_its_row_nan_and_no_other(value: float, place: i
     assert np.isnan(log_probs[1]).any()
     whole, _ = _choose(logits, 10)
     np.testing.assert_array_equal(log_probs[[0, 2]], whole[[0, 2]])
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    logits = np.random.default_rng(3).standard_normal((40, 100)).astype(np.float32)
+    together, _ = _choose(logits, 3)
+    for rows in (1, 2, 3, 5, 9, 11, 16):
+        np.testing.assert_array_equal(_choose(logits[:rows], 3)[0], together[:rows])

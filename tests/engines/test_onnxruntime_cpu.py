@@ -1,0 +1,112 @@
+"""What is ONNX Runtime's own on the CPU. What all engines share: ``test_contract.py``."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edgewise.errors import EngineError
+from edgewise.export.portable import portable_graphs
+from edgewise.runtime.bundle.manifest import CacheSpec
+from edgewise.runtime.engines import onnxruntime_cpu, saturation
+from edgewise.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine, new_caches
+
+from ..open_model import open_files, write_variant
+from ..tiny import START, tiny_model
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    portable = portable_graphs(tiny_model(4, "decoder"))
+    return write_variant(portable, "cpu", "float32", tmp_path_factory.mktemp("cpu") / "graphs")
+
+
+@pytest.fixture
+def engine(files: dict[str, Path]) -> OnnxRuntimeEngine:
+    opened = open_files(tiny_model(4, "decoder"), "cpu", "float32", files)
+    assert isinstance(opened, OnnxRuntimeEngine)
+    return opened
+
+
+def test_prefill_is_opened_when_first_wanted_and_once(engine: OnnxRuntimeEngine) -> None:
+    assert set(engine._sessions) == {"step"}
+    with ThreadPoolExecutor(4) as pool:
+        sessions = set(pool.map(lambda _: engine.session("prefill"), range(8)))
+    assert len(sessions) == 1
+
+
+def test_a_prompt_of_one_token_needs_no_prefill(engine: OnnxRuntimeEngine) -> None:
+    engine.start(None, 2, 3, 4, 2).prefill(np.array([[START], [5]]))
+    assert set(engine._sessions) == {"step"}
+
+
+def test_prefill_and_steps_give_what_steps_alone_give(engine: OnnxRuntimeEngine) -> None:
+    """The prompt in one call, or token by token through the step graph."""
+    prompt = np.array([[START, 5, 6, 7], [START, 9, 8, 4]])
+    at_once = engine.start(None, 2, 1, 8, 3)
+    best = at_once.prefill(prompt)
+    one_by_one = engine.start(None, 2, 1, 8, 3)
+    one_by_one.prefill(prompt[:, :1])
+    for t in range(1, 4):
+        again = one_by_one.step(prompt[:, t], np.arange(2))
+    np.testing.assert_allclose(again.log_probs, best.log_probs, atol=1e-5)
+    np.testing.assert_array_equal(again.ids, best.ids)
+
+
+def test_the_buffers_are_as_large_as_asked() -> None:
+    caches = new_caches(CacheSpec(layout="shared-buffer", layers=2, heads=3, head_dim=8), 4, 7)
+    assert {name: buffer.shape for name, buffer in caches.items()} == dict.fromkeys(
+        ("key_cache_0", "value_cache_0", "key_cache_1", "value_cache_1"), (4, 3, 7, 8)
+    )
+
+
+def test_describe(engine: OnnxRuntimeEngine) -> None:
+    expected = {"engine": "onnxruntime", "version": onnxruntime.__version__, "device": "CPU", "threads": 1}
+    assert engine.describe() == expected
+
+
+def test_a_graph_that_is_none(engine: OnnxRuntimeEngine, tmp_path: Path) -> None:
+    file = tmp_path / "step.onnx"
+    file.write_bytes(b"not a graph")
+    with pytest.raises(EngineError, match=r"ONNX Runtime 1\.\S+ could not open step\.onnx: "):
+        OnnxRuntimeEngine({"step": file}, engine.cache, engine.vocabulary, 1)
+
+
+def test_a_token_beyond_the_vocabulary(engine: OnnxRuntimeEngine) -> None:
+    with pytest.raises(EngineError, match=r"could not run a graph: .*indices element out of data bounds"):
+        engine.start(None, 1, 1, 4, 2).prefill(np.array([[24]]))
+
+
+def test_a_source_beyond_the_vocabulary(tmp_path: Path) -> None:
+    model = tiny_model(6, "encoder")
+    files = write_variant(portable_graphs(model), "cpu", "float32", tmp_path / "graphs")
+    encoder = open_files(model, "cpu", "float32", files)
+    with pytest.raises(EngineError, match="could not run the encoder: "):
+        encoder.encode(np.array([[99]]), np.array([[True]]), None)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "refused"),
+    [("float32", False), ("int8-weights", False), ("int8-blocks", False), ("int8-rows", True), ("int8-tensor", True)],
+)
+def test_products_that_saturate_are_refused_before_a_graph_is_opened(
+    kernel: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saturation, "_largest_sum", lambda: 32767)
+    monkeypatch.setattr(onnxruntime_cpu, "OnnxRuntimeEngine", lambda *_: "opened")
+
+    variant: Any = SimpleNamespace(kernels=[SimpleNamespace(kernel=kernel)], graphs={}, cache=None)
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(model=SimpleNamespace(vocab_size=24)))
+    if refused:
+        with pytest.raises(EngineError, match="int8 products saturate on this processor"):
+            onnxruntime_cpu.open_variant(bundle, variant, 1)
+    else:
+        assert onnxruntime_cpu.open_variant(bundle, variant, 1) == "opened"  # type: ignore[comparison-overlap]
