@@ -117,7 +117,8 @@ def sentiment(checkpoint: Checkpoint, data: Path) -> dict[str, Any]:
         rows.append({"data": part, "system": "this model", "accuracy, %": _percent(ours)})
         rows.append({"data": part, "system": name, "accuracy, %": _percent(theirs)})
         low, high = bootstrap_interval(ours.astype(float) - theirs)
-        note = f"{part}: the model is {low:+.1f} to {high:+.1f} points from the baseline (95 %, paired bootstrap)."
+        verdict = "better than" if low > 0 else "worse than" if high < 0 else "no better and no worse than"
+        note = f"{part}: measurably {verdict} the baseline ({low:+.1f} to {high:+.1f} points, 95 %, paired bootstrap)."
     return {"rows": rows, "notes": [note]}
 
 

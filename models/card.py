@@ -94,6 +94,7 @@ on, and 872 (`dev`) to report. Licence: the Stanford Sentiment Treebank states n
         use="Research and education: a classifier of the family, to export, quantize and run.",
         limits=(
             "Lower-case sentences of film reviews, punctuation between spaces; elsewhere it guesses by single words.",
+            "BPE-dropout draws its own random numbers: the same command gives other weights, a point up or down.",
             "Irony, comparisons and negation over a distance are beyond it; its probabilities are not calibrated.",
         ),
     ),

@@ -157,7 +157,7 @@ RECIPES: dict[str, Recipe] = {
         encoder=StackConfig(n_layers=2, d_model=64, n_heads=4, d_ff=128),
         vocab_size=6000,
         classes=("negative", "positive"),
-        updates=1500,
+        updates=1000,
         batch_tokens=1024,
         peak_rate=0.002,
         warmup=100,

@@ -139,6 +139,13 @@ def test_learning_rate_with_linear_decay(step: int, rate: float) -> None:
     assert learning_rate(recipe, step) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(("step", "rate"), [(400, 0.0005), (800, 0.001 / 8**0.5), (900, 0.001 / 6), (1000, 0.0)])
+def test_learning_rate_with_a_cooldown(step: int, rate: float) -> None:
+    """Untouched until 200 updates before the end; half of ``0.001 * sqrt(100 / 900)`` at 900."""
+    recipe = replace(RECIPES["captions-lm"], peak_rate=0.001, warmup=100, updates=1000, cooldown=200)
+    assert learning_rate(recipe, step) == pytest.approx(rate)
+
+
 def test_the_average_is_that_of_the_last_snapshots(tmp_path: Path) -> None:
     model = Transformer(_recipe("text").config(20))
     average = Average(tmp_path, 2)
