@@ -25,6 +25,7 @@ from .export.variants import LAYOUTS, variant_graphs
 from .export.weights import write_graphs
 from .models.checkpoint import Checkpoint, load_checkpoint
 from .models.config import ModelConfig
+from .models.data import read_lines
 from .quantize import gate
 from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
@@ -109,34 +110,45 @@ def export_bundle(
 
     Raises:
         CheckpointError, ConfigError: the checkpoint cannot be read.
+        TargetError: a precision is unknown, or a target would get no variant.
         ExportError: ``out`` holds something else, or a graph cannot be made.
         GateError: a variant lost too much; the message holds the table.
-        InputError: the evaluation texts do not fit each other.
+        InputError: the evaluation texts cannot be read, or do not fit each other.
     """
     checkpoint = load_checkpoint(source)
     task = task_of(checkpoint.model.config)
     if evaluation is not None and task != "translate":
         raise ConfigError(f"--eval judges translations; {source} is made to {task}: leave it out")
-    judged = evaluation is not None and set(precisions) != {"fp32"}
-    wanted = list(dict.fromkeys(["fp32", *precisions] if judged else precisions))
+    texts = (read_lines(evaluation[0]), read_lines(evaluation[1])) if evaluation is not None else None
+    judged = texts is not None and set(precisions) != {"fp32"}
+    wanted = variants_made(targets, ["fp32", *precisions] if judged else precisions)
+    variants_made(targets, precisions)
     with _whole_or_nothing(out) as folder:
         builder = _Builder(checkpoint, task, folder, progress)
         builder.record()
-        for target in targets:
-            for precision in wanted:
-                if target in scheme_targets(precision):
-                    builder.add(target, precision, kernels)
+        for target, precision in wanted:
+            builder.add(target, precision, kernels)
         builder.finish(builder.variants)
-        rows = _judge(folder, builder.variants, evaluation, progress) if evaluation is not None else ()
+        rows = _judge(folder, builder.variants, *texts, progress) if texts is not None else ()
         report = builder.report(out, precisions, rows, max_drop if rows else None)
         _refuse_fallen(rows, max_drop, report.table())
         builder.keep(precisions, report)
     return report
 
 
-def scheme_targets(precision: str) -> tuple[str, ...]:
-    """Targets that a precision is made for."""
-    return tuple(target for target in LAYOUTS if target in scheme_of(precision, "cpu").kernels)
+def variants_made(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
+    """Target and precision of every variant to make, each once; a target leaves out a precision not made for it.
+
+    Raises:
+        TargetError: a precision is unknown, or none of them is made for one of the targets.
+    """
+    found = []
+    for target in dict.fromkeys(targets):
+        made = [p for p in dict.fromkeys(precisions) if target in scheme_of(p, "cpu").kernels]
+        if not made:
+            scheme_of(precisions[0], target)  # says why
+        found += [(target, precision) for precision in made]
+    return found
 
 
 def task_of(config: ModelConfig) -> Task:
@@ -245,10 +257,9 @@ class _Builder:
 
 
 def _judge(
-    folder: Path, variants: list[Variant], evaluation: tuple[Path, Path], progress: Progress
+    folder: Path, variants: list[Variant], sources: list[str], references: list[str], progress: Progress
 ) -> tuple[gate.Row, ...]:
     """A row for every variant, against fp32 on its own target."""
-    sources, references = (file.read_text(encoding="utf-8").splitlines() for file in evaluation)
     outputs: dict[str, list[str]] = {}
     for variant in variants:
         with load(folder, variant.target, variant.precision) as session:
@@ -271,11 +282,13 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
         raise ExportError(f"{out} exists and is no bundle: choose another folder, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    replaced = folder.with_name(f"{folder.name}.old")
     try:
         yield folder
         folder.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(replaced)
         folder.rename(out)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for rest in (folder, replaced):
+            shutil.rmtree(rest, ignore_errors=True)
