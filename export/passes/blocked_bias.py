@@ -9,17 +9,17 @@ import onnx_ir as ir
 
 from .patterns import replace_uses
 
-_BIAS_INPUT = 5
+BIAS_INPUT = 5
 
 
 def fuse_blocked_bias(model: ir.Model) -> ir.Model:
     """Rewrite ``model`` in place; nodes left without a reader are for the next clean-up."""
     for node in list(model.graph):
-        if node.op_type == "MatMulNBits" and len(node.inputs) <= _BIAS_INPUT:
+        if node.op_type == "MatMulNBits" and len(node.inputs) <= BIAS_INPUT:
             add = _bias_after(node)
             if add is not None:
-                node.resize_inputs(_BIAS_INPUT + 1)
-                node.replace_input_with(_BIAS_INPUT, add.inputs[1])
+                node.resize_inputs(BIAS_INPUT + 1)
+                node.replace_input_with(BIAS_INPUT, add.inputs[1])
                 replace_uses(add.outputs[0], node.outputs[0])
                 _hand_over_output(model.graph, add, node)
     return model

@@ -2,7 +2,8 @@
 
 Contract: matrix products that read the same value (queries, keys and values of an attention; the cross-attention K/V of
 all layers) become one product with their matrices side by side, and a Split; the same numbers, fewer and larger
-kernels. Joins ``MatMulNBits`` with one another, and ``MatMul`` with matrices that do not depend on any input.
+kernels. Joins ``MatMulNBits`` with one another, biases included, and ``MatMul`` with matrices that do not depend on any
+input.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from .blocked_bias import BIAS_INPUT
 from .patterns import CONTRIB, constant, replace_uses
 
 MOST_COLUMNS = 4096
@@ -21,11 +23,11 @@ MOST_COLUMNS = 4096
 
 def join_products(model: ir.Model) -> ir.Model:
     """Rewrite ``model`` in place; nodes left without a reader are for the next clean-up."""
-    groups: dict[tuple[int, str], list[ir.Node]] = defaultdict(list)
+    groups: dict[tuple[int, str, bool], list[ir.Node]] = defaultdict(list)
     for node in model.graph:
         if node.op_type == "MatMulNBits" or (node.op_type == "MatMul" and _is_constant(node.inputs[1])):
-            groups[id(node.inputs[0]), node.op_type].append(node)
-    for (_, op_type), nodes in groups.items():
+            groups[id(node.inputs[0]), node.op_type, len(node.inputs) > BIAS_INPUT].append(node)
+    for (_, op_type, _), nodes in groups.items():
         widths = [_width(node) for node in nodes]
         if len(nodes) > 1 and None not in widths and sum(w or 0 for w in widths) <= MOST_COLUMNS:
             join = _join_blocked if op_type == "MatMulNBits" else _join_plain
@@ -53,18 +55,21 @@ def _width(node: ir.Node) -> int | None:
 
 def _join_blocked(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
     first = nodes[0]
-    stored = [[_array(node, i) for node in nodes] for i in (1, 2)]
     name = f"{first.inputs[1].name}.joined"  # type: ignore[union-attr]
-    joined = [constant(graph, f"{name}{i}", ir.tensor(np.concatenate(arrays))) for i, arrays in enumerate(stored)]
+    joined = [
+        None if value is None else constant(graph, f"{name}{i - 1}", ir.tensor(np.concatenate(_arrays(nodes, i))))
+        for i, value in enumerate(first.inputs[1:], start=1)
+    ]
     attributes: dict[str, ir.Attr] = dict(first.attributes)
     attributes["N"] = ir.AttrInt64("N", sum(_width(node) or 0 for node in nodes))
     return ir.Node(CONTRIB, "MatMulNBits", [first.inputs[0], *joined], list(attributes.values()), num_outputs=1)
 
 
-def _array(node: ir.Node, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    value = node.inputs[index]
-    assert value is not None and value.const_value is not None
-    return value.const_value.numpy()
+def _arrays(nodes: Sequence[ir.Node], index: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    """What every product reads there: its weights, its scales, or its bias."""
+    values = [node.inputs[index] for node in nodes]
+    assert all(value is not None and value.const_value is not None for value in values)
+    return [value.const_value.numpy() for value in values]  # type: ignore[union-attr]
 
 
 def _join_plain(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
