@@ -1,0 +1,59 @@
+"""Self-attention of an encoder in ONNX Runtime's kernel: the portable numbers in fewer operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgewise.export.passes.encoder_attention import fuse_encoder_attention
+from edgewise.export.passes.patterns import copy_of, finish
+
+from ..conftest import NETWORKS
+from .conftest import compute, decoder_sizes, random_inputs
+
+pytestmark = pytest.mark.slow
+Portable = Callable[[str, str], ir.Model]
+Compare = Callable[..., None]
+ENCODERS = [name for name in NETWORKS if not name.startswith("decoder")]
+
+
+def _fused(model: ir.Model) -> ir.Model:
+    return finish(fuse_encoder_attention(copy_of(model)), 23)
+
+
+@pytest.mark.parametrize(("batch", "source"), [(1, 1), (3, 7), (2, 80)], ids=str)
+@pytest.mark.parametrize("network", ENCODERS)
+def test_same_numbers(network: str, batch: int, source: int, portable: Portable, assert_close: Compare) -> None:
+    model = portable(network, "encoder")
+    inputs = random_inputs(model, decoder_sizes(batch, 1, 1, 0, source))
+    expected, actual = compute(model, inputs), compute(_fused(model), inputs)
+    for name, value in expected.items():
+        assert_close(actual[name], value)
+
+
+def test_padding_is_not_seen(portable: Portable) -> None:
+    model = _fused(portable("words post relu", "encoder"))
+    inputs = random_inputs(model, decoder_sizes(2, 1, 1, 0, 9))
+    inputs["mask"][:] = np.arange(9) < 5
+    first = compute(model, inputs)
+    inputs["ids"][:, 5:] = 7
+    again = compute(model, inputs)
+    np.testing.assert_array_equal(again["hidden"][:, :5], first["hidden"][:, :5])
+
+
+def test_one_operator_a_layer(portable: Portable) -> None:
+    model = portable("encoder-decoder post relu", "encoder")
+    before, after = (Counter(node.op_type for node in m.graph) for m in (model, _fused(model)))
+    assert (before["Attention"], after["Attention"], after["MultiHeadAttention"]) == (2, 0, 2)
+    assert sum(after.values()) <= sum(before.values()) - 2 * 8
+
+
+def test_a_decoder_stays_as_it_is(portable: Portable) -> None:
+    model = portable("decoder post relu", "decoder")
+    count = len(model.graph)
+    assert fuse_encoder_attention(model) is model
+    assert len(model.graph) == count
