@@ -2,7 +2,12 @@
 
 They bound differences from the recorded float32 reference. An engine of float32 differs by the order of its sums; an
 int8 variant by its rounding, which is large on single logits and small on average: so a wide bound on the largest
-difference stands beside a tight one on the root mean square over all recorded logits.
+difference stands beside a tight one on the root mean square over all recorded logits. The bounds are several times what
+was measured on the shipped translator: fp32 1.2e-5 at most and 1.1e-6 rms on both engines; int8 0.15 and 0.028;
+int8-fast 0.21 and 0.034.
+
+What a replay cannot see is damage smaller than the rounding of the variant itself: in fp32 next to nothing, in int8 a
+few changed integers among millions, which the hashes of the manifest are for.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ class Tolerance:
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.999),
-    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=5.0, margin=0.3, agreement=0.97),
-    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=8.0, margin=0.5, agreement=0.95),
+    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.99),
+    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=7.0, margin=0.3, agreement=0.9),
+    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=10.0, margin=0.5, agreement=0.85),
 }
