@@ -68,6 +68,48 @@ def test_the_buffers_are_as_large_as_asked() -> None:
     )
 
 
+def _decode(engine: OnnxRuntimeEngine, first: int, steps: int = 3) -> list[Any]:
+    """Log-probabilities along a fixed path of three beams."""
+    run = engine.start(None, 2, 3, 8, 4)
+    best = run.prefill(np.array([[START, first], [START, 9]]))
+    parents = np.array([2, 0, 1, 5, 5, 3])
+    later = [run.step(np.arange(6) + t + 3, parents).log_probs.tolist() for t in range(steps)]
+    return [best.log_probs.tolist(), *later]
+
+
+def test_a_later_run_takes_over_the_buffers_and_not_what_is_in_them(engine: OnnxRuntimeEngine) -> None:
+    first = _decode(engine, 5)
+    _decode(engine, 17, steps=5)
+    [[step]] = engine._idle.values()
+    for buffer in step.caches.values():
+        buffer.fill(np.nan)
+    step.indirection.fill(2)
+    assert _decode(engine, 5) == first
+    assert list(engine._idle.values()) == [[step]]
+
+
+def test_runs_at_the_same_time_have_their_own(engine: OnnxRuntimeEngine) -> None:
+    alone = _decode(engine, 5)
+    other = engine.start(None, 2, 3, 8, 4)
+    other.prefill(np.array([[START, 20], [START, 21]]))
+    assert _decode(engine, 5) == alone
+    del other
+    assert sum(map(len, engine._idle.values())) == 2
+
+
+def test_large_buffers_are_not_kept(engine: OnnxRuntimeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_cpu, "_LARGEST_KEPT", 100)
+    _decode(engine, 5)
+    assert not any(engine._idle.values())
+
+
+def test_no_more_than_a_few_are_kept(engine: OnnxRuntimeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_cpu, "_MOST_KEPT", 2)
+    runs = [engine.start(None, 1, 1, 8, beams) for beams in (1, 2, 3, 4)]
+    del runs
+    assert sum(map(len, engine._idle.values())) == 2
+
+
 def test_describe(engine: OnnxRuntimeEngine) -> None:
     expected = {"engine": "onnxruntime", "version": onnxruntime.__version__, "device": "CPU", "threads": 1}
     assert engine.describe() == expected
