@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..runtime.session import Session
@@ -16,7 +17,6 @@ Progress = Callable[[int, int, str], None]
 """Told how many of how many passes are done, and what comes next."""
 
 BATCH = 32
-_WARM_UP = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def texts_of(session: Session, count: int) -> list[str]:
 def run_workload(session: Session, workload: Workload, texts: Sequence[str], repeats: int) -> Row:
     """Time one workload. Every request is measured by itself, at the caller's side."""
     batches = [list(texts[i : i + workload.batch]) for i in range(0, len(texts), workload.batch)]
-    for batch in batches[:_WARM_UP]:
+    for batch in batches:  # all of them, as an engine may prepare for every new shape
         _send(session, workload, batch)
     seconds: list[float] = []
     first: list[float] = []
@@ -184,6 +184,7 @@ def peak_memory() -> int | None:
 
 
 def _peaks() -> Iterator[int]:
+    yield from _peak_of_linux()  # first, as the next one counts what a parent held before it started this process
     try:
         import resource
     except ImportError:  # Windows
@@ -191,6 +192,23 @@ def _peaks() -> Iterator[int]:
         return
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_of_linux() -> Iterator[int]:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return
+    yield from (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _peaks_of_linux() -> Iterator[int]:
+    """The high-water mark of this program. That of ``getrusage`` is the parent's where the parent was larger."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                yield int(line.split()[1]) * 1024
 
 
 def _peaks_of_psutil() -> Iterator[int]:
