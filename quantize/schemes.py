@@ -25,8 +25,9 @@ class Scheme:
     kernels: dict[str, tuple[Kernel, ...]]
     padding_bound: float | None
     """Most that a log-probability among a step's ten best moves (nats) when a row is padded to another length; at equal
-    length it does not move at all. ``None``: a row depends on its batch mates. Measured on the translator, which tests
-    repeat: 5e-6 in fp32; 1e-2 in int8, where a rounding goes the other way; nothing on OpenVINO."""
+    length it does not move at all. ``None``: a row depends on its batch mates. Measured on the translator, along
+    random tokens: 5e-6 in fp32; in int8 nothing in 98 of 100 steps and up to 6e-2 in the others, where a rounding
+    inside a product goes the other way; nothing at all on OpenVINO. The bound is three times that."""
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -36,7 +37,7 @@ SCHEMES: dict[str, Scheme] = {
         # OpenVINO emulates MatMulInteger, two to five times slower than float32; from int8 weights it quantizes the
         # activations itself, in groups of 32 of a row.
         kernels={"cpu": ("int8-weights", "int8-rows", "int8-blocks"), "openvino": ("int8-weights",)},
-        padding_bound=0.05,
+        padding_bound=0.2,
     ),
     "int8-fast": Scheme(name="int8-fast", kernels={"cpu": ("int8-weights", "int8-tensor")}, padding_bound=None),
 }
