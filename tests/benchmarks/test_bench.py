@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgewise.benchmarks import bench, demo
@@ -56,6 +59,14 @@ def test_the_report_is_json_and_a_table(session: Session) -> None:
     table = report.table()
     assert "greedy b32" in table
     assert "tokens/s" in table
+
+
+def test_memory_is_this_process_own_and_not_its_parents() -> None:
+    held = np.ones(60_000_000 // 8)
+    assert (bench.peak_memory() or 0) > held.nbytes
+    script = "from edgewise.benchmarks.bench import peak_memory; print(peak_memory())"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 5e6 < int(child.stdout) < (bench.peak_memory() or 0)
 
 
 @pytest.mark.parametrize(
