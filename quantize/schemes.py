@@ -27,7 +27,7 @@ class Scheme:
     """Most that a log-probability among a step's ten best moves (nats) when a row is padded to another length; at equal
     length it does not move at all. ``None``: a row depends on its batch mates. Measured on the translator, along
     random tokens: 5e-6 in fp32; in int8 nothing in 98 of 100 steps and up to 6e-2 in the others, where a rounding
-    inside a product goes the other way; nothing at all on OpenVINO. The bound is three times that."""
+    inside a product goes the other way; nothing at all on OpenVINO. The bounds are two and three times that."""
 
 
 SCHEMES: dict[str, Scheme] = {
