@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.export import cases as cases_module
-from edgewise.export.cases import record_cases, spread_ids
+from edgewise.export.cases import spread_ids
 from edgewise.export.probes import probes
 from edgewise.models.checkpoint import Checkpoint, load_checkpoint
 from edgewise.runtime.bundle import Bundle
@@ -27,17 +26,12 @@ from edgewise.runtime.tolerances import TOLERANCES
 from edgewise.runtime.verification import VerificationReport
 from edgewise.runtime.verify import verify
 
+from ..bundles import record_few_cases
 from ..tiny_checkpoint import write_checkpoint
 from .tiny_session import manifest
 from .torch_engine import TorchEngine, TorchRun
 
-KEPT = ("empty", "caption-00", "caption-01", "one-word", "digits", "repeated-word", "emoji", "vocabulary-")
 TASKS: tuple[Task, ...] = ("translate", "generate", "fill_mask", "classify")
-
-
-def _kept(name: str) -> bool:
-    """The engine of these tests re-reads every prefix, so they keep few cases that take many steps."""
-    return name.startswith(KEPT)
 
 
 class Recorded:
@@ -47,9 +41,8 @@ class Recorded:
         self.task = task
         self.checkpoint: Checkpoint = load_checkpoint(write_checkpoint(folder, task, max_positions=96))
         self.tokenizer = Tokenizer.open(self.checkpoint.tokenizer_file)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cases_module, "probes", lambda codec, room: [p for p in probes(codec, room) if _kept(p.name)])
-            self.cases: ReferenceCases = record_cases(self.checkpoint, task, self.tokenizer, 96)
+        # The engine of these tests re-reads every prefix, so there are few cases that take many steps.
+        self.cases: ReferenceCases = record_few_cases(self.checkpoint, task, self.tokenizer, 96)
         self.folder = folder
 
     def session(

@@ -100,9 +100,12 @@ def embedded(root: Path, tmp_path: Path) -> Damaged:
     return Damaged(source, tmp_path / "embedded")
 
 
-def _loud(values: np.ndarray) -> None:
-    """Five weights of a matrix at their largest."""
-    values[:: len(values) // 5] = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1e3
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["cpu-int8", "openvino-int8"])
+def test_the_shipped_bundle_passes(embedded: Damaged, variant: str) -> None:
+    report = replay(embedded.path, variant)
+    assert report.ok, report.summary()
+    assert len(report.cases) >= 36
 
 
 def _scale(values: np.ndarray) -> None:
