@@ -1,7 +1,7 @@
 """Label-smoothed cross-entropy over a large vocabulary, a few hundred rows at a time.
 
 The gradient is written out: ``softmax(z) - q`` for smoothed targets ``q = (1 - e) onehot + e / V`` (Vaswani et al.
-2017, section 5.4). Against autograd's it never holds all rows' logits at once, and takes half the time on a CPU.
+2017, section 5.4). Against autograd's it never holds all rows' logits at once, and spends less time on a CPU.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc not to give large blocks back: mapping them anew each update cost a fifth of the time."""
+    """Ask glibc not to give large blocks back: mapping them anew each update costs page faults."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD

@@ -34,7 +34,7 @@ SCHEMES: dict[str, Scheme] = {
     "fp32": Scheme(name="fp32", kernels={"cpu": ("float32",), "openvino": ("float32",)}, padding_bound=1e-5),
     "int8": Scheme(
         name="int8",
-        # OpenVINO emulates MatMulInteger, two to five times slower than float32; from int8 weights it quantizes the
+        # OpenVINO emulates MatMulInteger, slower than float32 on most shapes tried; from int8 weights it quantizes the
         # activations itself, in groups of 32 of a row.
         kernels={"cpu": ("int8-weights", "int8-rows", "int8-blocks"), "openvino": ("int8-weights",)},
         padding_bound=0.2,
