@@ -41,6 +41,14 @@ class DecoderRun(Protocol):
         """Row ``r`` continues row ``parents[r]``, one of the same sentence, with token ``ids[r]``; both ``(R,)``."""
         ...
 
+    def keep(self, sentences: Ids) -> None:
+        """Let the other sentences go, between steps: sentence ``i`` is from now on what ``sentences[i]`` was.
+
+        Each of ``sentences`` is its own place ``i``, or comes from beyond the places that remain: so that an engine
+        moves little. :func:`places_kept` makes such a list. Candidates handed out before no longer hold.
+        """
+        ...
+
     def last_logits(self) -> Floats:
         """Logits ``(R, V)`` of the latest call, for those who compare; decoding does without."""
         ...
@@ -75,3 +83,14 @@ class Engine(Protocol):
     def describe(self) -> dict[str, Any]:
         """Engine, version, device and threads, for people to read."""
         ...
+
+
+def places_kept(live: Mask) -> Ids:
+    """What to :meth:`~DecoderRun.keep` of sentences of which ``live (B,)`` are wanted.
+
+    The last of them fill the places of those that go: ``[1, 0, 1, 0, 1] -> [0, 4, 2]``.
+    """
+    count = int(live.sum())
+    places = np.arange(count)
+    places[~live[:count]] = np.flatnonzero(live[count:]) + count
+    return places

@@ -12,7 +12,8 @@ The rules, in the words of :mod:`edgewise.models.decode`, which is the oracle of
 * At ``max_new_tokens`` the live beams are finished as they are, with reason ``length``.
 
 Both searches are generators: they yield after every step, so that the caller can stream, or stop by closing them, and
-return a list of hypotheses a sentence. Sentences that are done keep their rows, which the engine feeds for nothing.
+return a list of hypotheses a sentence. Sentences that are done leave the run when enough of them are, since moving the
+others together costs about as much as a few rows of a step.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
-from .engine import Candidates, DecoderRun, Ids
+from .engine import Candidates, DecoderRun, Ids, Mask, places_kept
 from .results import FinishReason, TokenHypothesis
 
 Found: TypeAlias = list[list[TokenHypothesis]]
 """For every sentence its hypotheses, best first."""
 Search: TypeAlias = Generator[Ids, None, Found]
-"""A running search. Yields the tokens each step chose, ``(R,)``."""
+"""A running search. Yields the tokens each step chose, ``(R,)``, for the rows that are still in the run."""
+
+_WORTH_LEAVING = 8
+"""Sentences leave a run when at least this share of them, one in so many, are done."""
 
 
 def length_norm(length: int, length_penalty: float) -> float:
@@ -99,43 +103,52 @@ def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_id: int, length_p
 
 def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_penalty: float) -> Search:
     """Beam search with one beam, without its bookkeeping."""
-    batch = len(prompts)
-    rows = np.arange(batch)
-    live = np.ones(batch, dtype=np.bool_)
-    tokens: list[Ids] = []
-    log_probs: list[NDArray[np.float32]] = []
+    sentences = np.arange(len(prompts))  # of the rows in the run
+    live = np.ones(len(prompts), dtype=np.bool_)
+    tokens: list[list[int]] = [[] for _ in sentences]
+    log_probs: list[list[float]] = [[] for _ in sentences]
+    steps = 0
     best = run.prefill(prompts)
     while True:
         chosen, values = best.ids[:, 0].copy(), best.log_probs[:, 0].copy()  # the engine reuses its buffers
-        refuse_nan(values, len(tokens))
-        tokens.append(chosen)
-        log_probs.append(values)
-        live &= (chosen != end_id) & (limits > len(tokens))
+        refuse_nan(values, steps)
+        for row in np.flatnonzero(live).tolist():
+            tokens[sentences[row]].append(int(chosen[row]))
+            log_probs[sentences[row]].append(float(values[row]))
+        steps += 1
+        live &= (chosen != end_id) & (limits[sentences] > steps)
         yield chosen
         if not live.any():
-            return _greedy_results(np.stack(tokens, 1), np.stack(log_probs, 1), limits, end_id, length_penalty)
-        best = run.step(chosen, rows)
+            return [_greedy_result(t, v, end_id, length_penalty) for t, v in zip(tokens, log_probs, strict=True)]
+        if worth_leaving(live):
+            places = places_kept(live)
+            run.keep(places)
+            sentences, chosen, live = sentences[places], chosen[places], np.ones(len(places), dtype=np.bool_)
+        best = run.step(chosen, np.arange(len(chosen)))
 
 
-def _greedy_results(
-    tokens: Ids, log_probs: NDArray[np.float32], limits: Ids, end_id: int, length_penalty: float
-) -> Found:
-    found: Found = []
-    for row, values, limit in zip(tokens.tolist(), log_probs.tolist(), limits.tolist(), strict=True):
-        row = row[:limit]
-        reason: FinishReason = "end" if end_id in row else "length"
-        length = row.index(end_id) + 1 if end_id in row else len(row)
-        found.append([_hypothesis(row[:length], values[:length], reason, length_penalty)])
-    return found
+def _greedy_result(
+    tokens: list[int], log_probs: list[float], end_id: int, length_penalty: float
+) -> list[TokenHypothesis]:
+    reason: FinishReason = "end" if tokens[-1] == end_id else "length"
+    return [_hypothesis(tokens, log_probs, reason, length_penalty)]
+
+
+def worth_leaving(live: Mask) -> bool:
+    """Whether enough of the sentences in a run are done, and not all, that the others go on without them."""
+    done = len(live) - np.count_nonzero(live)
+    return 0 < done < len(live) <= done * _WORTH_LEAVING
 
 
 class _Choice(NamedTuple):
-    """What one step chose for the beams that live on; all ``(B, K)``."""
+    """What one step chose for the beams that live on; ``(B, K)`` for the ``B`` sentences in the run."""
 
     parents: Ids
     """The beam, 0 to K - 1, that each continues."""
     ids: Ids
     log_probs: NDArray[np.float32]
+    places: Ids
+    """Where in the run each sentence of the request stands, if it is still there."""
 
 
 class _Finished(NamedTuple):
@@ -149,17 +162,20 @@ class _Finished(NamedTuple):
 
 @dataclass
 class _Beams:
-    """All beams of a batch: arrays for those that live, lists for those that have finished."""
+    """All beams of a batch: arrays for the sentences that are in the run, lists of what every sentence has finished."""
 
     limits: Ids
+    """Most new tokens of every sentence of the request."""
     end_id: int
     length_penalty: float
     totals: NDArray[np.float64]
     """Cumulative log-probability of the live beams, ``(B, K)``, best first."""
     live: NDArray[np.bool_]
     """False for sentences that are done, ``(B,)``."""
+    sentences: Ids
+    """Which sentence of the request stands at each of the ``B`` places of the run."""
     finished: list[list[_Finished]]
-    """``K`` at most a sentence, best first."""
+    """Of every sentence of the request, ``K`` at most, best first."""
     history: list[_Choice] = field(default_factory=list)
 
     def advance(self, best: Candidates) -> _Choice:
@@ -174,10 +190,19 @@ class _Beams:
         order = order[~ends & ((~ends).cumsum(axis=1) <= k)].reshape(batch, k)
         self.totals = sums.reshape(-1)[order + base]
         width = sums.shape[1] // k
-        choice = _Choice(order // width, best.ids.reshape(-1)[order + base], best.log_probs.reshape(-1)[order + base])
+        ids, log_probs = (values.reshape(-1)[order + base] for values in (best.ids, best.log_probs))
+        places = np.zeros(len(self.finished), np.int64)
+        places[self.sentences] = np.arange(batch)
+        choice = _Choice(order // width, ids, log_probs, places)
         self.history.append(choice)
         self._close_sentences()
         return choice
+
+    def leave(self) -> Ids:
+        """Forget the sentences that are done. Returns the places of those that stay, for the run."""
+        places = places_kept(self.live)
+        self.sentences, self.totals, self.live = self.sentences[places], self.totals[places], self.live[places]
+        return places
 
     def _finish_ended(self, ended: NDArray[np.bool_], order: Ids, sums: NDArray[np.float64], best: Candidates) -> None:
         """Finish what ``ended (B, K)`` marks among the first ``K`` ranks."""
@@ -186,7 +211,8 @@ class _Beams:
         norm = length_norm(steps + 1, self.length_penalty)
         for b, rank in np.argwhere(ended).tolist():
             place = int(order[b, rank])
-            self._add(b, _Finished(float(sums[b, place]) / norm, steps, place // width, float(values[b, place])))
+            found = _Finished(float(sums[b, place]) / norm, steps, place // width, float(values[b, place]))
+            self._add(self.sentences[b], found)
 
     def _add(self, sentence: int, hypothesis: _Finished) -> None:
         finished = self.finished[sentence]
@@ -199,11 +225,13 @@ class _Beams:
         steps, k = len(self.history), self.totals.shape[1]
         norm = length_norm(steps, self.length_penalty)
         for b in np.flatnonzero(self.live).tolist():
-            if len(self.finished[b]) == k and self.finished[b][-1].normalized >= self.totals[b, 0] / norm:
+            sentence = self.sentences[b]
+            finished = self.finished[sentence]
+            if len(finished) == k and finished[-1].normalized >= self.totals[b, 0] / norm:
                 self.live[b] = False
-            elif steps == self.limits[b]:
+            elif steps == self.limits[sentence]:
                 for beam, total in enumerate(self.totals[b].tolist()):
-                    self._add(b, _Finished(total / norm, steps, beam, None))
+                    self._add(sentence, _Finished(total / norm, steps, beam, None))
                 self.live[b] = False
 
     def results(self, n_best: int) -> Found:
@@ -219,9 +247,10 @@ class _Beams:
         reason: FinishReason = "length" if hypothesis.end_log_prob is None else "end"
         beam = hypothesis.beam
         for choice in reversed(self.history[: hypothesis.steps]):
-            tokens.append(int(choice.ids[sentence, beam]))
-            log_probs.append(float(choice.log_probs[sentence, beam]))
-            beam = int(choice.parents[sentence, beam])
+            place = choice.places[sentence], beam
+            tokens.append(int(choice.ids[place]))
+            log_probs.append(float(choice.log_probs[place]))
+            beam = int(choice.parents[place])
         return _hypothesis(tokens[::-1], log_probs[::-1], reason, self.length_penalty)
 
 
@@ -231,17 +260,22 @@ def _beam(
     batch = len(prompts)
     totals = np.full((batch, beam_size), -np.inf)
     totals[:, 0] = 0.0  # the rows of a sentence agree at first: only one of them may be continued
-    beams = _Beams(limits, end_id, length_penalty, totals, np.ones(batch, np.bool_), [[] for _ in range(batch)])
-    first_rows = np.arange(batch)[:, None] * beam_size
+    everyone = np.arange(batch)
+    beams = _Beams(limits, end_id, length_penalty, totals, np.ones(batch, np.bool_), everyone, [[] for _ in everyone])
     best = run.prefill(prompts)
     while True:
         refuse_nan(best.log_probs, len(beams.history))
         choice = beams.advance(best)
-        ids = choice.ids.reshape(-1)
-        yield ids
+        ids, parents = choice.ids, choice.parents
+        yield ids.reshape(-1)
         if not beams.live.any():
             return beams.results(n_best)
-        best = run.step(ids, (choice.parents + first_rows).reshape(-1))
+        if worth_leaving(beams.live):
+            places = beams.leave()
+            run.keep(places)
+            ids, parents = ids[places], parents[places]
+        first_rows = np.arange(len(ids))[:, None] * beam_size
+        best = run.step(ids.reshape(-1), (parents + first_rows).reshape(-1))
 
 
 def _hypothesis(

@@ -152,21 +152,40 @@ class OnnxRuntimeEngine:
 class _Step:
     """The step graph with its buffers, bound once; a later run of the same sizes takes it over."""
 
-    def __init__(self, engine: OnnxRuntimeEngine, sizes: _Sizes) -> None:
+    def __init__(self, engine: OnnxRuntimeEngine, sizes: _Sizes, wide: _Step | None = None) -> None:
+        """``wide``: a step of more sentences, on the front of whose buffers this one works."""
         rows, call = sizes.batch * sizes.beams, _Call(engine.session(names.STEP))
-        self.caches = new_caches(engine.cache, rows, sizes.capacity)
+        self.engine, self.sizes, self.call = engine, sizes, call
+        self._narrow: dict[int, _Step] = {}
+        self.caches = (
+            {name: buffer[:rows] for name, buffer in wide.caches.items()}
+            if wide
+            else new_caches(engine.cache, rows, sizes.capacity)
+        )
         self.ids = call.read(names.IDS, np.zeros((rows, 1), np.int64))
         self.past = call.read(names.PAST_LENGTH, np.zeros(1, np.int32))
         call.read(names.BEAM_WIDTH, np.full(1, sizes.beams, np.int32))
         call.read(names.TOP_COUNT, np.full(1, sizes.candidates, np.int64))
         shape = (sizes.batch, sizes.beams, sizes.capacity)
-        self.indirection = call.read(names.CACHE_INDIRECTION, np.zeros(shape, np.int32))
+        indirection = wide.indirection[: sizes.batch] if wide else np.zeros(shape, np.int32)
+        self.indirection = call.read(names.CACHE_INDIRECTION, indirection)
         for name, buffer in self.caches.items():
             call.share(name, buffer)
         self.logits = call.write(names.LOGITS, (rows, engine.vocabulary), np.float32)
         log_probs = call.write(names.TOP_LOG_PROBS, (rows, sizes.candidates), np.float32)
         self.best = Candidates(log_probs, call.write(names.TOP_IDS, (rows, sizes.candidates), np.int64))
-        self.call = call
+
+    def keep(self, sentences: Ids, length: int) -> _Step:
+        """The step of ``sentences`` alone, ``length`` tokens of which are cached, on these very buffers."""
+        moved = np.flatnonzero(sentences != np.arange(len(sentences)))
+        beams = np.arange(self.sizes.beams)
+        rows, sources = ((places[:, None] * self.sizes.beams + beams).ravel() for places in (moved, sentences[moved]))
+        for buffer in self.caches.values():
+            buffer[rows, :, :length] = buffer[sources, :, :length]
+        self.indirection[moved, :, :length] = self.indirection[sentences[moved], :, :length]
+        if len(sentences) not in self._narrow:
+            self._narrow[len(sentences)] = _Step(self.engine, self.sizes._replace(batch=len(sentences)), self)
+        return self._narrow[len(sentences)]
 
     @property
     def nbytes(self) -> int:
@@ -182,11 +201,10 @@ class OnnxRuntimeRun:
 
     def __init__(self, engine: OnnxRuntimeEngine, memory: _Memory | None, sizes: _Sizes, capacity: int) -> None:
         self._engine, self._memory, self._capacity = engine, memory, capacity
-        self._batch, self._beams, self._candidates = sizes.batch, sizes.beams, sizes.candidates
+        self._beams, self._candidates = sizes.beams, sizes.candidates
         self._step = engine.take(sizes)
         finalize(self, engine.give, sizes, self._step)
         _read_memory(self._step.call, memory)
-        self._caches, self._indirection = self._step.caches, self._step.indirection
         self._identity = np.arange(sizes.beams, dtype=np.int32)
         self._length = 0
         self._logits: Floats | None = None
@@ -197,17 +215,17 @@ class OnnxRuntimeRun:
         self._check_room(tokens)
         if tokens == 1:
             return self._advance(ids[:, 0].repeat(self._beams))
-        call = _Call(self._engine.session(names.PREFILL))
+        call, batch = _Call(self._engine.session(names.PREFILL)), len(ids)
         call.read(names.IDS, np.ascontiguousarray(ids))
-        call.read(names.LOGIT_INDEX, np.full((self._batch, 1), tokens - 1, np.int64))
+        call.read(names.LOGIT_INDEX, np.full((batch, 1), tokens - 1, np.int64))
         call.read(names.BEAM_WIDTH, np.full(1, self._beams, np.int32))
         call.read(names.TOP_COUNT, np.full(1, self._candidates, np.int64))
         _read_memory(call, self._memory)
-        for name, buffer in self._caches.items():
+        for name, buffer in self._step.caches.items():
             call.share(name, buffer)
-        logits = call.write(names.LOGITS, (self._batch, 1, self._engine.vocabulary), np.float32)
-        log_probs = call.write(names.TOP_LOG_PROBS, (self._batch, 1, self._candidates), np.float32)
-        best = call.write(names.TOP_IDS, (self._batch, 1, self._candidates), np.int64)
+        logits = call.write(names.LOGITS, (batch, 1, self._engine.vocabulary), np.float32)
+        log_probs = call.write(names.TOP_LOG_PROBS, (batch, 1, self._candidates), np.float32)
+        best = call.write(names.TOP_IDS, (batch, 1, self._candidates), np.int64)
         call.run()
         self._length = tokens
         self._logits = logits[:, 0].repeat(self._beams, axis=0)
@@ -221,16 +239,25 @@ class OnnxRuntimeRun:
             self._reorder(parents)
         return self._advance(ids)
 
+    def keep(self, sentences: Ids) -> None:
+        """See :class:`~edgewise.runtime.engine.DecoderRun`. Rows move into free places; no buffer is made."""
+        self._logits = None
+        self._step = self._step.keep(sentences, self._length)
+        if self._memory is not None:
+            kept = {name: array[sentences] for name, array in self._memory.inputs.items()}
+            self._memory = _Memory(kept, len(sentences))
+            _read_memory(self._step.call, self._memory)
+
     def _reorder(self, parents: Ids) -> None:
         """Each beam inherits from its parent which beam holds each past token: integers, never the cache."""
-        flat = self._indirection.reshape(len(parents), -1)
+        flat = self._step.indirection.reshape(len(parents), -1)
         flat[:, : self._length] = flat[parents, : self._length]
 
     def _advance(self, ids: Ids) -> Candidates:
         step = self._step
         step.ids[:, 0] = ids
         step.past[0] = self._length
-        self._indirection[:, :, self._length] = self._identity
+        step.indirection[:, :, self._length] = self._identity
         step.call.run()
         self._length += 1
         self._logits = None

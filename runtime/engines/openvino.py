@@ -127,23 +127,31 @@ class OpenVinoRun:
         self._request = pool.take()
         finalize(self, pool.give, self._request)
         self._request.reset_state()
-        self._batch, self._beams, self._capacity = batch, beams, capacity
+        self._beams, self._capacity = beams, capacity
         self._candidates = min(candidates, pool.vocabulary)
         self._length = 0
         self._unfolded = False
-        _set(self._request, _cross(memory))
+        self._cross = dict(_cross(memory))
+        self._state_rows = np.arange(batch)
+        _set(self._request, self._cross)
 
     def prefill(self, ids: Ids) -> Candidates:
         """See :class:`~edgewise.runtime.engine.DecoderRun`. The prompt is read once a sentence, not once a beam."""
-        last = np.full((self._batch, 1), ids.shape[1] - 1)
-        best = self._advance(ids, last, np.arange(self._batch))
+        best = self._advance(ids, np.full((len(ids), 1), ids.shape[1] - 1), np.arange(len(ids)))
         return Candidates(best.log_probs.repeat(self._beams, axis=0), best.ids.repeat(self._beams, axis=0))
 
     def step(self, ids: Ids, parents: Ids) -> Candidates:
         """See :class:`~edgewise.runtime.engine.DecoderRun`."""
-        rows = parents if self._unfolded else parents // self._beams  # after the prefill a sentence is one row
-        self._unfolded = True
+        rows = self._state_rows[parents if self._unfolded else parents // self._beams]
+        self._unfolded, self._state_rows = True, np.arange(len(ids))
         return self._advance(ids[:, None], np.zeros((len(ids), 1), np.int64), rows)
+
+    def keep(self, sentences: Ids) -> None:
+        """See :class:`~edgewise.runtime.engine.DecoderRun`. The caches follow at the next step, by the beam index."""
+        width = self._beams if self._unfolded else 1  # after the prefill a sentence is one row
+        self._state_rows = self._state_rows[(sentences[:, None] * width + np.arange(width)).ravel()]
+        self._cross = {name: _tensor(tensor.data[sentences]) for name, tensor in self._cross.items()}
+        _set(self._request, self._cross)
 
     def last_logits(self) -> Floats:
         """See :class:`~edgewise.runtime.engine.DecoderRun`."""

@@ -73,11 +73,16 @@ def _assert_same_call(actual: Any, expected: Any, assert_close: Compare) -> None
 
 def _compare_runs(runs: Any, prompt: Ids, beams: int, steps: int, assert_close: Compare) -> None:
     """Drive both runs with the same random tokens and parents."""
-    rng = np.random.default_rng(beams)
     reference, run = runs
     _assert_same_call(run.prefill(prompt), reference.prefill(prompt), assert_close)
     assert_close(run.last_logits(), reference.last_logits())
-    rows = len(prompt) * beams
+    _compare_steps(runs, len(prompt), beams, steps, assert_close)
+
+
+def _compare_steps(runs: Any, sentences: int, beams: int, steps: int, assert_close: Compare) -> None:
+    rng = np.random.default_rng(beams)
+    reference, run = runs
+    rows = sentences * beams
     for _ in range(steps):
         ids = rng.integers(3, 24, rows)
         parents = np.arange(rows) // beams * beams + rng.integers(0, beams, rows)
@@ -98,6 +103,30 @@ def test_decoder_only_run(batch: int, beams: int, prompt: int, writer: Pair, ass
     runs = [e.start(None, batch, beams, 40, 7) for e in writer]
     prompts = np.random.default_rng(2).integers(3, 24, (batch, prompt))
     _compare_runs(runs, prompts, beams, 12, assert_close)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_sentences_leave_between_steps(beams: int, translator: Pair, assert_close: Compare) -> None:
+    ids, mask = _padded(random_sources(4, 7))
+    _compare_leaving(translator, [e.encode_source(ids, mask) for e in translator], beams, assert_close)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_prompts_leave_between_steps(beams: int, writer: Pair, assert_close: Compare) -> None:
+    _compare_leaving(writer, [None, None], beams, assert_close)
+
+
+def _compare_leaving(engines: Pair, memories: list[Any], beams: int, assert_close: Compare) -> None:
+    """Some leave right after the prefill, some twice in a row, all but one in the end; then the buffers serve again."""
+    runs, later = ([e.start(m, 7, beams, 40, 7) for e, m in zip(engines, memories, strict=True)] for _ in range(2))
+    prompt = np.random.default_rng(5).integers(3, 24, (7, 3))
+    _compare_runs(runs, prompt, beams, 0, assert_close)
+    for kept in ([0, 6, 2, 3, 4], [0, 1, 2, 4], [3, 1], [0, 1], [1]):
+        for run in runs:
+            run.keep(np.array(kept))
+        if len(kept) != 4:
+            _compare_steps(runs, len(kept), beams, 4, assert_close)
+    _compare_runs(later, prompt, beams, 4, assert_close)
 
 
 def test_more_candidates_than_words_are_all_words(translator: Pair, assert_close: Compare) -> None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from edgewise.errors import EngineError
 from edgewise.models import decode
 from edgewise.models.transformer import Transformer
-from edgewise.runtime.engine import Candidates, Ids
+from edgewise.runtime.engine import Candidates, Ids, places_kept
 from edgewise.runtime.results import TokenHypothesis
-from edgewise.runtime.search import Search, candidates_needed, finish, length_norm, search
+from edgewise.runtime.search import Search, candidates_needed, finish, length_norm, search, worth_leaving
 
 from ..tiny import END, START, random_sources, tiny_model
 from .torch_engine import TorchEngine
@@ -101,8 +101,45 @@ def test_the_search_yields_what_each_step_chose_and_stops_when_all_are_done() ->
             break
     assert len(yielded) == max(len(h[0].tokens) for h in found)
     assert engine.runs[0].steps == len(yielded) - 1, "the last token is read by nobody"
-    for b, (hypothesis,) in enumerate(found):
-        assert tuple(int(step[b]) for step in yielded[: len(hypothesis.tokens)]) == hypothesis.tokens
+    for step, chosen in enumerate(yielded):
+        still = [h[0].tokens[step] for h in found if len(h[0].tokens) > step]
+        assert not Counter(still) - Counter(chosen.tolist())
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("architecture", ["encoder-decoder", "decoder"])
+def test_sentences_that_are_done_leave_the_run(architecture: str, beam_size: int) -> None:
+    model = tiny_model(3, architecture, end_bias=-9.0)  # type: ignore[arg-type]
+    sources = [[START, 4 + i, 9] for i in range(9)]
+    limits = [7, 1, 9, 2, 9, 3, 4, 9, 5]
+    engine, steps = start(model, sources, limits, beam_size, 0.6, beam_size)
+    widths = []
+    while True:
+        try:
+            widths.append(len(next(steps)) // beam_size)
+        except StopIteration as stop:
+            found = stop.value
+            break
+    assert widths == [9, 9, 7, 6, 5, 4, 4, 3, 3]
+    assert engine.runs[0].kept == [7, 6, 5, 4, 3]
+    same(found, decode.beam_batch(model, sources, beam_size, 0.6, limits, beam_size))
+
+
+def test_few_of_many_stay_until_leaving_pays() -> None:
+    live = np.ones(32, np.bool_)
+    live[:3] = False
+    assert not worth_leaving(live)
+    live[3] = False
+    assert worth_leaving(live)
+    assert not worth_leaving(np.zeros(4, np.bool_)), "when all are done there is nothing left to save"
+    assert not worth_leaving(np.ones(1, np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("live", "places"), [("10101", [0, 4, 2]), ("0001", [3]), ("1111", [0, 1, 2, 3]), ("011", [2, 1])]
+)
+def test_the_last_fill_the_places_of_those_that_go(live: str, places: list[int]) -> None:
+    assert places_kept(np.array([c == "1" for c in live])).tolist() == places
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -125,6 +162,9 @@ class BrokenRun:
 
     def step(self, ids: Ids, parents: Ids) -> Candidates:
         return self._answer()
+
+    def keep(self, sentences: Ids) -> None:
+        raise NotImplementedError
 
     def last_logits(self) -> NDArray[np.float32]:
         raise NotImplementedError

@@ -21,6 +21,7 @@ class TorchRun:
         self.beams, self.capacity, self.candidates = beams, capacity, candidates
         self.read: Ids = np.zeros((0, 0), np.int64)
         self.steps = 0
+        self.kept: list[int] = []
         self._logits: Tensor | None = None
         self._best: Candidates | None = None
 
@@ -37,6 +38,15 @@ class TorchRun:
         self.steps += 1
         self.read = np.concatenate([self.read[parents], ids[:, None]], axis=1)
         return self._answer()
+
+    def keep(self, sentences: Ids) -> None:
+        count = len(sentences)
+        assert ((sentences == np.arange(count)) | (sentences >= count)).all(), "a move that overwrites another"
+        assert len(set(sentences.tolist())) == count
+        rows = (sentences[:, None] * self.beams + np.arange(self.beams)).ravel()
+        self.read, self._best = self.read[rows], None
+        self.memory = self.memory.select(sentences.tolist())
+        self.kept.append(count)
 
     def last_logits(self) -> Floats:
         assert self._logits is not None
