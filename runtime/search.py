@@ -136,7 +136,7 @@ def _greedy_result(
 
 def worth_leaving(live: Mask) -> bool:
     """Whether enough of the sentences in a run are done, and not all, that the others go on without them."""
-    done = len(live) - np.count_nonzero(live)
+    done = len(live) - int(np.count_nonzero(live))
     return 0 < done < len(live) <= done * _WORTH_LEAVING
 
 

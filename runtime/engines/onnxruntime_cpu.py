@@ -157,7 +157,7 @@ class _Step:
         rows, call = sizes.batch * sizes.beams, _Call(engine.session(names.STEP))
         self.engine, self.sizes, self.call = engine, sizes, call
         self._narrow: dict[int, _Step] = {}
-        self.caches = (
+        self.caches: dict[str, NDArray[np.float32]] = (
             {name: buffer[:rows] for name, buffer in wide.caches.items()}
             if wide
             else new_caches(engine.cache, rows, sizes.capacity)
@@ -167,8 +167,8 @@ class _Step:
         call.read(names.BEAM_WIDTH, np.full(1, sizes.beams, np.int32))
         call.read(names.TOP_COUNT, np.full(1, sizes.candidates, np.int64))
         shape = (sizes.batch, sizes.beams, sizes.capacity)
-        indirection = wide.indirection[: sizes.batch] if wide else np.zeros(shape, np.int32)
-        self.indirection = call.read(names.CACHE_INDIRECTION, indirection)
+        self.indirection: NDArray[np.int32] = wide.indirection[: sizes.batch] if wide else np.zeros(shape, np.int32)
+        call.read(names.CACHE_INDIRECTION, self.indirection)
         for name, buffer in self.caches.items():
             call.share(name, buffer)
         self.logits = call.write(names.LOGITS, (rows, engine.vocabulary), np.float32)

@@ -104,7 +104,7 @@ class OpenVinoEngine:
             inputs[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
         with self._encoder.borrow() as request:
             outputs = _infer(request, inputs, [names.HIDDEN, names.LOGITS])
-        return outputs[names.HIDDEN], _checked(outputs[names.LOGITS], names.LOGITS)
+        return _checked(outputs[names.HIDDEN], "hidden states"), _checked(outputs[names.LOGITS], names.LOGITS)
 
     def describe(self) -> dict[str, Any]:
         """Engine, version, device, threads, and the precision of arithmetic and cache."""
