@@ -11,11 +11,11 @@ from ..runtime.bundle import signature as names
 from ..runtime.bundle.manifest import Layout
 from .passes.blocked_bias import fuse_blocked_bias
 from .passes.candidates import choose_candidates
+from .passes.centred_norm import centre_norms
 from .passes.encoder_attention import fuse_encoder_attention
 from .passes.joined_products import join_products
 from .passes.patterns import finish
 from .passes.plain_shapes import straighten_shapes
-from .passes.residual_norm import fuse_residual_norm
 from .passes.shared_cache import OPSET, prefill_graph, step_graph
 
 LAYOUTS: dict[str, Layout] = {"cpu": "shared-buffer", "openvino": "stateful"}
@@ -46,4 +46,4 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
 
 def _for_onnxruntime(model: ir.Model) -> ir.Model:
     """What every graph of the ``cpu`` target goes through last."""
-    return finish(join_products(fuse_blocked_bias(finish(straighten_shapes(fuse_residual_norm(model)), OPSET))), OPSET)
+    return finish(join_products(fuse_blocked_bias(finish(straighten_shapes(centre_norms(model)), OPSET))), OPSET)

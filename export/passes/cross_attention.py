@@ -41,7 +41,7 @@ def fuse_cross_attention(model: ir.Model) -> ir.Model:
 
 
 def _query(graph: ir.Graph, name: str, query: ir.Value) -> tuple[ir.Value, ir.Value | None]:
-    """The product and its bias. The operator's bias is for q, k and v; to keys and values that are ready it adds none."""
+    """The product and its bias, which the operator adds to q, and to no keys and values that are ready."""
     product, bias = without_bias(query)
     node = product.producer()
     if node is not None and node.op_type == "MatMulNBits":

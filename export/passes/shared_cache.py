@@ -94,7 +94,7 @@ def _attend_in_buffer(graph: ir.Graph, layer: int, node: ir.Node, past_length: i
 
 def prefill_graph(decoder: ir.Model) -> ir.Model:
     """The portable ``decoder`` as the ``prefill`` graph."""
-    model = straighten_shapes(fuse_residual_norm(fuse_cross_attention(copy_of(decoder))))
+    model = straighten_shapes(fuse_cross_attention(copy_of(decoder)))
     graph = model.graph
     beam_width = add_input(graph, names.BEAM_WIDTH, ir.DataType.INT32, (1,))
     ids = _input(graph, names.IDS)
