@@ -14,6 +14,7 @@ from .passes.candidates import choose_candidates
 from .passes.centred_norm import centre_norms
 from .passes.encoder_attention import fuse_encoder_attention
 from .passes.joined_products import join_products
+from .passes.many_rows import fuse_many_rows
 from .passes.patterns import finish
 from .passes.plain_shapes import straighten_shapes
 from .passes.shared_cache import OPSET, prefill_graph, step_graph
@@ -36,11 +37,12 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
     graphs = {}
     if names.ENCODER in portable:
-        graphs[names.ENCODER] = _for_onnxruntime(fuse_encoder_attention(portable[names.ENCODER].clone()))
+        encoder = fuse_many_rows(fuse_encoder_attention(portable[names.ENCODER].clone()))
+        graphs[names.ENCODER] = _for_onnxruntime(encoder)
     if names.DECODER in portable:
         decoder = portable[names.DECODER]
-        graphs[names.STEP] = choose_candidates(_for_onnxruntime(step_graph(decoder)), squeeze=True)
-        graphs[names.PREFILL] = choose_candidates(_for_onnxruntime(prefill_graph(decoder)), squeeze=False)
+        graphs[names.STEP] = choose_candidates(_for_onnxruntime(step_graph(decoder)))
+        graphs[names.PREFILL] = choose_candidates(_for_onnxruntime(fuse_many_rows(prefill_graph(decoder))))
     return graphs
 
 

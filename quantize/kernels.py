@@ -40,15 +40,14 @@ def _int8_weights(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Valu
 
 
 def _int8_rows(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
-    """``q = round(x * 127 / max|row|) + 128`` against weights without offset: exact in 32 bits, then both scales."""
+    """``q = round(x / scale) + 128``, ``scale = max|row| / 127``, against weights without offset; then both scales."""
     largest = e.node("ReduceMax", [e.node("Abs", [x]), e.ints("last_axis", [-1])], keepdims=1)
-    largest = e.node("Max", [largest, e.floats("tiny", [1e-20])])  # a row of zeros has no scale
-    levels = e.node("Mul", [x, e.node("Div", [e.floats("levels", [127.0]), largest])])
-    shifted = e.node("Add", [e.node("Round", [levels]), e.floats("offset", [128.0])])
+    levels = e.node("Mul", [largest, e.floats("inverse_levels", [1 / 127])])
+    scale = e.node("Max", [levels, e.floats("tiny", [1e-20])])  # a row of zeros has no scale
+    shifted = e.node("Add", [e.node("Round", [e.node("Div", [x, scale])]), e.floats("offset", [128.0])])
     rows = e.node("Cast", [shifted], to=ir.DataType.UINT8)
     offset = e.constant("offset_uint8", np.array(128, np.uint8))
-    scaled = _integer_product(e, [rows, offset], name, weight)
-    return e.node("Mul", [scaled, e.node("Mul", [largest, e.floats("inverse_levels", [1 / 127])])])
+    return e.node("Mul", [_integer_product(e, [rows, offset], name, weight), scale])
 
 
 def _int8_tensor(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:

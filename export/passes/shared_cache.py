@@ -59,8 +59,9 @@ def step_graph(decoder: ir.Model) -> ir.Model:
     _count_by_ids(graph, ids)
     _rows_of_one_token(graph, ids)
     replace_uses(_input(graph, names.POSITIONS), past_length)
-    replace_uses(_picked(graph).outputs[0], _states(graph))
-    return _without_past(model)
+    # The axis of one token goes before the vocabulary and not after it, where its removal would copy all logits.
+    replace_uses(_picked(graph).outputs[0], _emit(graph, "Squeeze", [_states(graph), _axis(graph, 1)]))
+    return _without_past(model, ("rows",))
 
 
 def _attend_in_buffer(graph: ir.Graph, layer: int, node: ir.Node, past_length: ir.Value, beams: list[ir.Value]) -> None:
@@ -108,7 +109,7 @@ def prefill_graph(decoder: ir.Model) -> ir.Model:
     _count_by_ids(graph, ids)
     replace_uses(_input(graph, names.KEY_MASK), _all_true(graph, ids))
     replace_uses(_input(graph, names.POSITIONS), _range_of(graph, ids))
-    return _without_past(model)
+    return _without_past(model, ("batch", "picks"))
 
 
 def _scatter(graph: ir.Graph, layer: int, node: ir.Node, repeat: ir.Value) -> None:
@@ -210,15 +211,15 @@ def _states(graph: ir.Graph) -> ir.Value:
     return states
 
 
-def _without_past(model: ir.Model) -> ir.Model:
-    """Drop the concatenated cache from inputs and outputs, and all that only it needed."""
+def _without_past(model: ir.Model, rows: tuple[str, ...]) -> ir.Model:
+    """Drop the concatenated cache from inputs and outputs, and all that only it needed; logits are ``(*rows, V)``."""
     graph = model.graph
     for value in list(graph.outputs):
         if (value.name or "").startswith("present_"):
             graph.outputs.remove(value)
     logits = next(value for value in graph.outputs if value.name == names.LOGITS)
     assert logits.shape is not None
-    logits.shape = ir.Shape(("batch", "picks", logits.shape[-1]))
+    logits.shape = ir.Shape((*rows, logits.shape[-1]))
     model = finish(model, OPSET)
     unused = {value.name for value in graph.inputs if not value.uses()}
     drop_inputs(graph, {name for name in unused if name is not None})

@@ -53,10 +53,10 @@ def _by_weights(x: Floats, weight: Floats) -> Floats:
 
 def _by_rows(x: Floats, weight: Floats) -> Floats:
     values, scale = per_channel(weight)
-    largest = np.abs(x).max(axis=1, keepdims=True)
-    levels = np.rint(x * (np.float32(127) / largest)).astype(np.int64)
+    step = np.abs(x).max(axis=1, keepdims=True) * np.float32(1 / 127)
+    levels = np.rint(x / step).astype(np.int64)
     sums = levels @ values.T.astype(np.int64)
-    return sums * scale.T.astype(np.float64) * largest / 127
+    return sums * scale.T.astype(np.float64) * step  # type: ignore[no-any-return]
 
 
 def _by_blocks(x: Floats, weight: Floats) -> Floats:

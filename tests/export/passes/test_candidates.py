@@ -19,9 +19,9 @@ Compare = Callable[..., None]
 Floats = NDArray[np.float32]
 
 
-def _graph(picks: int | str, vocabulary: int) -> ir.Model:
-    """A graph that gives the ``logits (rows, picks, V)`` it is given."""
-    shape = ir.Shape(("rows", picks, vocabulary))
+def _graph(rank: int, vocabulary: int) -> ir.Model:
+    """A graph that gives the ``logits (rows, V)`` or ``(rows, picks, V)`` it is given."""
+    shape = ir.Shape((*("rows", "picks")[: rank - 1], vocabulary))
     given = ir.Value(name="given", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
     node = ir.node("Identity", [given])
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = names.LOGITS, shape, given.type
@@ -29,17 +29,16 @@ def _graph(picks: int | str, vocabulary: int) -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
-def _choose(logits: Floats, k: int, *, squeeze: bool = True) -> tuple[Floats, NDArray[np.int64]]:
-    model = choose_candidates(_graph(1 if squeeze else "picks", logits.shape[-1]), squeeze=squeeze)
-    given = logits[:, None] if squeeze else logits
-    outputs = compute(model, {"given": given, names.TOP_COUNT: np.array([k], np.int64)})
+def _choose(logits: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
+    model = choose_candidates(_graph(logits.ndim, logits.shape[-1]))
+    outputs = compute(model, {"given": logits, names.TOP_COUNT: np.array([k], np.int64)})
     np.testing.assert_array_equal(outputs[names.LOGITS], logits)
     return outputs[names.TOP_LOG_PROBS], outputs[names.TOP_IDS]
 
 
-def _assert_best(logits: Floats, k: int, assert_close: Compare, *, squeeze: bool = True) -> None:
+def _assert_best(logits: Floats, k: int, assert_close: Compare) -> None:
     expected = torch.from_numpy(logits).log_softmax(-1).sort(descending=True, stable=True)
-    log_probs, ids = _choose(logits, k, squeeze=squeeze)
+    log_probs, ids = _choose(logits, k)
     np.testing.assert_array_equal(ids, expected.indices[..., :k].numpy())
     assert_close(log_probs, expected.values[..., :k].contiguous())
 
@@ -52,7 +51,7 @@ def test_log_softmax_over_the_vocabulary(vocabulary: int, k: int, assert_close: 
 
 def test_several_positions_a_row(assert_close: Compare) -> None:
     logits = np.random.default_rng(1).standard_normal((3, 4, 50)).astype(np.float32)
-    _assert_best(logits, 7, assert_close, squeeze=False)
+    _assert_best(logits, 7, assert_close)
 
 
 @pytest.mark.parametrize(("vocabulary", "k"), [(24, 5), (24, 24), (1000, 1), (1000, 12), (8000, 200)], ids=str)
