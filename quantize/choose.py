@@ -17,7 +17,7 @@ from .kernels import KERNELS
 from .schemes import Kernel, Scheme
 from .tensors import BLOCK
 
-DECODER_ROWS = (1, 5)  # greedy, and the beams of a sentence
+DECODER_ROWS = (1, 5, 32)  # greedy, the beams of a sentence, and a batch
 ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
 _REPEATS = 7
 _CALLS = 20
