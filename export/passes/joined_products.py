@@ -2,14 +2,15 @@
 
 Contract: matrix products that read the same value (queries, keys and values of an attention; the cross-attention K/V of
 all layers) become one product with their matrices side by side, and a Split; the same numbers, fewer and larger
-kernels. Joins ``MatMulNBits`` with one another, biases included, and ``MatMul`` with matrices that do not depend on any
-input.
+kernels. Joins ``MatMulNBits`` with one another, biases included; ``MatMul`` with matrices that do not depend on any
+input; and ``MatMulInteger`` of the same rounded rows, with the scales of weights and rows that follow it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +28,7 @@ def join_products(model: ir.Model) -> ir.Model:
     for node in model.graph:
         if node.op_type == "MatMulNBits" or (node.op_type == "MatMul" and _is_constant(node.inputs[1])):
             groups[id(node.inputs[0]), node.op_type, len(node.inputs) > BIAS_INPUT].append(node)
+    _join_integers(model.graph)
     for (_, op_type, _), nodes in groups.items():
         widths = [_width(node) for node in nodes]
         if len(nodes) > 1 and None not in widths and sum(w or 0 for w in widths) <= MOST_COLUMNS:
@@ -87,3 +89,54 @@ def _split(graph: ir.Graph, nodes: Sequence[ir.Node], joined: ir.Node, widths: S
     graph.insert_before(nodes[-1], split)
     for node, part in zip(nodes, split.outputs, strict=True):
         replace_uses(node.outputs[0], part)
+
+
+class _Scaled(NamedTuple):
+    """``product`` of integers -> Cast -> times the scales of its weights -> times those of its rows: ``last``."""
+
+    product: ir.Node
+    weight_scale: ir.Value
+    row_scale: ir.Value
+    last: ir.Node
+
+
+def _join_integers(graph: ir.Graph) -> None:
+    groups: dict[tuple[int, int], list[_Scaled]] = defaultdict(list)
+    for node in graph:
+        if node.op_type == "MatMulInteger" and (scaled := _scaled(node)) is not None:
+            groups[id(node.inputs[0]), id(scaled.row_scale)].append(scaled)
+    for products in groups.values():
+        widths = [_width(scaled.product) for scaled in products]
+        if len(products) > 1 and None not in widths and sum(w or 0 for w in widths) <= MOST_COLUMNS:
+            nodes = [scaled.last for scaled in products]
+            _split(graph, nodes, _joined_integers(graph, products), [w or 0 for w in widths])
+
+
+def _scaled(product: ir.Node) -> _Scaled | None:
+    cast = _only_reader(product, "Cast")
+    by_weights = _only_reader(cast, "Mul")
+    by_rows = _only_reader(by_weights, "Mul")
+    if by_weights is None or by_rows is None or not _is_constant(product.inputs[1]):
+        return None
+    weight_scale, row_scale = by_weights.inputs[1], by_rows.inputs[1]
+    if weight_scale is None or row_scale is None or not _is_constant(weight_scale):
+        return None
+    return _Scaled(product, weight_scale, row_scale, by_rows)
+
+
+def _only_reader(node: ir.Node | None, op_type: str) -> ir.Node | None:
+    """The one node that reads the result of ``node`` first, if it is an ``op_type``."""
+    uses = list(node.outputs[0].uses()) if node is not None else []
+    return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and uses[0].node.op_type == op_type else None
+
+
+def _joined_integers(graph: ir.Graph, products: Sequence[_Scaled]) -> ir.Node:
+    """The last of the nodes that stand for all ``products`` at once; ``_split`` puts it in, and these before it."""
+    x, _, offset = products[0].product.inputs
+    matrices = ir.node("Concat", [scaled.product.inputs[1] for scaled in products], {"axis": 1})
+    scales = ir.node("Concat", [scaled.weight_scale for scaled in products], {"axis": 0})
+    product = ir.node("MatMulInteger", [x, matrices.outputs[0], offset])
+    cast = ir.node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})
+    by_weights = ir.node("Mul", [cast.outputs[0], scales.outputs[0]])
+    graph.insert_before(products[-1].last, [matrices, scales, product, cast, by_weights])
+    return ir.node("Mul", [by_weights.outputs[0], products[0].row_scale])

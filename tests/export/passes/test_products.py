@@ -64,10 +64,27 @@ def test_products_of_one_input_are_one(kernel: Kernel, op_type: str, assert_clos
 
 
 @pytest.mark.parametrize("kernel", ["int8-rows", "int8-tensor"])
-def test_integer_products_stay(kernel: Kernel) -> None:
-    model = _products(kernel)
+def test_integer_products_are_joined_to_the_bit(kernel: Kernel) -> None:
+    model = finish(_products(kernel), 23)  # what rounds the rows is there once
     joined = finish(join_products(copy_of(model)), 23)
-    assert Counter(node.op_type for node in joined.graph)["MatMulInteger"] == len(WIDTHS)
+    expected, actual = compute(model, {"x": X}), compute(joined, {"x": X})
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value)
+    count = Counter(node.op_type for node in joined.graph)
+    assert (count["MatMulInteger"], count["Split"]) == (1, 1)
+
+
+def test_integer_products_of_different_rows_stay() -> None:
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(("rows", K)))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 23, "com.microsoft": 1}, name="products")
+    emitter = Emitter(graph)
+    for i in range(2):
+        own = emitter.node("Mul", [x, emitter.floats(f"factor{i}", [1.0 + i])])
+        y = KERNELS["int8-rows"](emitter, own, f"weight{i}", np.ones((8, K), np.float32))
+        y.name, y.type, y.shape = f"y{i}", x.type, ir.Shape(("rows", 8))
+        graph.outputs.append(y)
+    joined = finish(join_products(ir.Model(graph, ir_version=10)), 23)
+    assert Counter(node.op_type for node in joined.graph)["MatMulInteger"] == 2
 
 
 def test_wide_products_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
