@@ -21,6 +21,7 @@ from . import __version__
 from .errors import ConfigError, ExportError, GateError
 from .export.cases import record_cases
 from .export.portable import portable_graphs
+from .export.quantized_cases import record_quantized
 from .export.variants import LAYOUTS, variant_graphs
 from .export.weights import write_graphs
 from .models.checkpoint import Checkpoint, load_checkpoint
@@ -30,11 +31,12 @@ from .quantize import gate
 from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
 from .quantize.schemes import Kernel, scheme_of
-from .runtime.bundle.cases import write_cases
+from .runtime.bundle.cases import ReferenceCases, write_cases
 from .runtime.bundle.manifest import (
     CASES_FILE,
     LICENSE_FILE,
     MANIFEST_FILE,
+    RECORDED,
     REPORT_FILE,
     TOKENIZER_FILE,
     CacheSpec,
@@ -49,6 +51,7 @@ from .runtime.bundle.manifest import (
     file_entries,
     write_manifest,
 )
+from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
 from .runtime.load import load
 from .runtime.tokenizer import Tokenizer
@@ -167,6 +170,7 @@ class _Builder:
         self.checkpoint, self.task, self.folder, self.progress = checkpoint, task, folder, progress
         self.portable = portable_graphs(checkpoint.model)
         self.variants: list[Variant] = []
+        self.cases: ReferenceCases | None = None
         self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
         shutil.copyfile(checkpoint.tokenizer_file, folder / TOKENIZER_FILE)
         (folder / LICENSE_FILE).write_text(checkpoint.notice or f"{NO_LICENCE}\n", encoding="utf-8")
@@ -174,9 +178,8 @@ class _Builder:
     def record(self) -> None:
         """The reference cases, while the reference is at hand."""
         codec = Tokenizer.open(self.folder / TOKENIZER_FILE)
-        cases = record_cases(self.checkpoint, self.task, codec, self.max_context, self.progress)
-        (self.folder / CASES_FILE).parent.mkdir()
-        write_cases(self.folder / CASES_FILE, cases)
+        self.cases = record_cases(self.checkpoint, self.task, codec, self.max_context, self.progress)
+        write_cases(self.folder / CASES_FILE, self.cases)
 
     @property
     def max_context(self) -> int:
@@ -184,11 +187,15 @@ class _Builder:
         return self.model.max_positions
 
     def add(self, target: str, precision: str, kernels: KernelChooser) -> None:
-        """One variant: quantized, rewritten for its target, written."""
+        """One variant: quantized, rewritten for its target, written, and what its integers give."""
         chosen = kernels(self.portable, precision, target)
         quantized = {name: quantize_graph(graph, chosen) for name, graph in self.portable.items()}
         folder = self.folder / f"{target}-{precision}"
         files = write_graphs(folder, variant_graphs(quantized, target))
+        if precision in RECORDED:
+            assert self.cases is not None, "record() comes first"
+            own = record_quantized(self.checkpoint, target, precision, chosen, self.cases, self.progress)
+            write_quantized(self.folder, own)
         self.variants.append(
             Variant(
                 target=target,  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def record_cases(
     }[task]
     asked = list(probes(codec, max_context - 2))
     cases: list[Case] = []
-    with _one_thread():
+    with one_thread():
         for done, probe in enumerate(asked, start=1):
             cases += record(probe)
             if progress:
@@ -73,7 +73,7 @@ def record_cases(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums in one order, however many processors there are; for thousands of small calls it is also the fastest."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

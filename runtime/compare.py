@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.cases import Beam, Classified, Greedy, Step, fold
+from .bundle.cases import Beam, Classified, Greedy, Step, fold, log_sum_exp
 from .engine import Candidates, Floats
 from .results import TokenHypothesis
 from .tolerances import Tolerance
@@ -162,12 +162,6 @@ class Comparison:
         self.largest[kind] = max(self.largest.get(kind, 0.0), off)
         if not off <= bound:
             self.fault(f"{where}: {what} is {found:.6g}, expected {expected:.6g} within {bound:g}")
-
-
-def log_sum_exp(logits: Floats) -> float:
-    """Logarithm of the sum of the exponentials of ``logits (V,)``, in float64."""
-    largest = float(logits.max())
-    return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))
 
 
 def _first_difference(found: tuple[int, ...], expected: tuple[int, ...]) -> int:

@@ -39,3 +39,11 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=7.0, margin=0.3, agreement=0.9),
     "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=10.0, margin=0.5, agreement=0.85),
 }
+
+STEADY_STEP = 1e-3
+"""Nats between an engine and the integers of its variant at a steady step; where an activation was rounded the other
+way, a sum over a sixteenth of the vocabulary differs by a hundred times that."""
+STEADY_SHARE = 0.5
+"""Least share of the steady steps that must lie within ``STEADY_STEP``."""
+STEADY_FEWEST = 16
+"""With fewer steady steps nothing is concluded."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .tolerances import Tolerance
+from .bundle.quantized import Arithmetic
+from .tolerances import STEADY_SHARE, STEADY_STEP, Tolerance
 
 Outcome = Literal["same", "undecided", "different"]
 """A free-running search gave the reference's tokens; others, where the reference itself was undecided; or others."""
@@ -43,8 +44,50 @@ class CaseReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnIntegers:
+    """How near a quantized variant came to what its own integers give (:mod:`edgewise.runtime.bundle.quantized`).
+
+    ``arithmetic``: which recorded answer the engine gives, ``"other"`` where it gives neither, ``"undecided"`` where
+    there are too few steady ``steps`` to say. ``required``: ``"other"`` is a fault here. ``near`` steps lie within the
+    bound; ``median`` and ``largest`` are differences in nats, from the nearer answer.
+    """
+
+    arithmetic: Arithmetic | Literal["other", "undecided"]
+    required: bool
+    steps: int
+    near: int
+    median: float
+    largest: float
+
+    @property
+    def share(self) -> float:
+        """Share of the steps within the bound."""
+        return self.near / max(1, self.steps)
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong, if anything."""
+        if self.arithmetic != "other" or not self.required:
+            return None
+        return (
+            f"all cases: {self.near} of {self.steps} steady steps give what the variant's integers give within "
+            f"{STEADY_STEP:g}, expected at least {STEADY_SHARE:.0%}: weights were changed, or the engine is not exact"
+        )
+
+    def __str__(self) -> str:
+        if self.arithmetic == "undecided":
+            return f"own integers: undecided, {self.steps} steady steps are too few"
+        activations = "" if self.arithmetic == "other" else f" with {self.arithmetic} activations"
+        met = "" if self.arithmetic != "other" or self.required else ", another arithmetic than was recorded"
+        return (
+            f"own integers{activations}: {self.near} of {self.steps} steady steps within {STEADY_STEP:g} "
+            f"(median {self.median:.1g}){met}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerificationReport:
-    """All cases of a bundle on one variant, engine and machine."""
+    """All cases of a bundle on one variant, engine and machine; ``own_integers``: only where they are recorded."""
 
     name: str
     task: str
@@ -53,6 +96,7 @@ class VerificationReport:
     engine: dict[str, Any]
     tolerance: Tolerance
     cases: tuple[CaseReport, ...]
+    own_integers: OwnIntegers | None
     seconds: float
 
     @property
@@ -99,6 +143,7 @@ class VerificationReport:
             "engine": self.engine,
             "tolerance": dataclasses.asdict(self.tolerance),
             "sum": self._sums(),
+            "own_integers": dataclasses.asdict(self.own_integers) if self.own_integers else None,
             "faults": list(self.faults),
             "cases": cases,
         }
@@ -121,7 +166,8 @@ class VerificationReport:
             f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
             f"{self.agreement:.2%} of {self.positions} top-1 tokens, largest differences: logit "
             f"{self.largest('logit'):.2g} (rms {self.logit_rms:.2g}), log-probability {self.largest('log_prob'):.2g}, "
-            f"score {self.largest('score'):.2g}; {self._searches()}{self.seconds:.1f} s"
+            f"score {self.largest('score'):.2g}; {self._searches()}"
+            f"{f'{self.own_integers}; ' if self.own_integers else ''}{self.seconds:.1f} s"
         )
 
     def _searches(self) -> str:
@@ -156,6 +202,8 @@ class VerificationReport:
                 f"all cases: {self.agreement:.2%} of the top-1 tokens agree, "
                 f"expected at least {self.tolerance.agreement:.2%}"
             )
+        if self.own_integers and (fault := self.own_integers.fault):
+            yield fault
 
 
 def _row(case: CaseReport) -> tuple[str, ...]:

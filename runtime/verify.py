@@ -3,7 +3,8 @@
 For every case: the tokenizer (text to ids, and the recorded tokens back to the recorded text); teacher-forced, token by
 token through the cache as decoding does it, and again in one pass over a batch of cases padded to one length; then
 free-running, greedy and beam. What is compared: :mod:`edgewise.runtime.compare`; how far it may differ:
-:mod:`edgewise.runtime.tolerances`.
+:mod:`edgewise.runtime.tolerances`. What a quantized variant is compared with besides, so that a few damaged weights do
+not hide in its rounding: :mod:`edgewise.runtime.own_integers`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .encoders import masked_tokens
 from .engine import Candidates, Floats, Ids, Memory
 from .inputs import Prepared, right_pad
 from .options import DecodingOptions
+from .own_integers import OwnIntegersReplay
 from .results import TokenHypothesis
 from .search import finish
 from .tolerances import TOLERANCES
@@ -42,12 +44,14 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
     """Replay every reference case of the session's bundle on its engine.
 
     Raises:
-        BundleFormatError: the reference cases are malformed.
+        BundleFormatError: the reference cases, or the quantized reference, are malformed.
         EngineError: the session is closed.
     """
     begin = time.perf_counter()
     cases, precision = session.bundle.cases(), session.variant.precision
-    replay = _Replay(session, cases)
+    quantized = session.bundle.quantized(session.variant, cases)
+    own = OwnIntegersReplay(quantized) if quantized else None
+    replay = _Replay(session, cases, own)
     for batch in _batches(cases.cases, session.manifest.model.vocab_size):
         replay.together(batch)
     for done, case in enumerate(cases.cases, start=1):
@@ -62,6 +66,7 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
         engine=session.engine.describe(),
         tolerance=TOLERANCES[precision],
         cases=tuple(replay.comparisons[case.name].report() for case in cases.cases),
+        own_integers=own.found(session.engine) if own else None,
         seconds=time.perf_counter() - begin,
     )
 
@@ -85,8 +90,8 @@ def _length(case: Case) -> int:
 class _Replay:
     """One session, its cases, and what was found of each."""
 
-    def __init__(self, session: Session, cases: ReferenceCases) -> None:
-        self.session, self.engine, self.model = session, session.engine, session.manifest.model
+    def __init__(self, session: Session, cases: ReferenceCases, own: OwnIntegersReplay | None) -> None:
+        self.session, self.engine, self.model, self.own = session, session.engine, session.manifest.model, own
         tolerance = TOLERANCES[session.variant.precision]
         self.comparisons = {c.name: Comparison(c.name, tolerance, cases.logit_ids) for c in cases.cases}
 
@@ -160,6 +165,8 @@ class _Replay:
             for i, step in enumerate(case.greedy.steps):
                 token, log_prob = case.greedy.tokens[i], case.greedy.token_log_probs[i]
                 self.comparisons[case.name].step(f"one pass, token {i}", row[first + i], step, token, log_prob)
+                if self.own:
+                    self.own.scores(case.name, i, row[first + i], token)
 
     def _step_by_step(self, case: Case) -> None:
         """Teacher-forced through the cache, and the candidates that the engine chooses there."""
@@ -173,6 +180,8 @@ class _Replay:
             logits, where = run.last_logits()[0], f"token {i}"
             check.step(where, logits, step, token, greedy.token_log_probs[i])
             check.candidates(where, best, logits, step)
+            if self.own:
+                self.own.scores(case.name, i, logits, token)
             if i + 1 < len(greedy.tokens):
                 best = run.step(np.array([token], dtype=np.int64), np.zeros(1, dtype=np.int64))
 
@@ -201,8 +210,12 @@ class _Replay:
             check = self.comparisons[case.name]
             if case.classified:
                 check.classes(where, row, case.classified, self.model.class_names)
-            for masked, scores in zip(case.masked or (), row, strict=False):
+                if self.own:
+                    self.own.classes(case.name, row)
+            for i, (masked, scores) in enumerate(zip(case.masked or (), row, strict=False)):
                 _compare_mask(check, where, masked, scores)
+                if self.own:
+                    self.own.scores(case.name, i, scores, masked.scores.top_ids[0])
 
     def _masks(self, batch: list[Case]) -> Ids:
         """Where the masks of every case are, ``(B, N)``; a case with fewer repeats its first."""

@@ -105,6 +105,16 @@ class Damaged:
         file.write_bytes(data)
         self.fit()
 
+    def flip(self, variant: str, count: int, seed: int) -> None:
+        """Turn over the top bit of ``count`` integers, anywhere among those of the variant's weights."""
+        stored = {p.offset: p for p in self.places(variant).values() if p.dtype.itemsize == 1}  # a tied one once
+        bytes_ = np.concatenate([np.arange(p.offset, p.offset + p.length) for p in stored.values()])
+        file = self.path / variant / "weights.bin"
+        data = np.frombuffer(file.read_bytes(), np.uint8).copy()
+        data[np.random.default_rng(seed).choice(bytes_, count, replace=False)] ^= 0x80
+        file.write_bytes(data.tobytes())
+        self.fit()
+
     def swap(self, variant: str, first: str, second: str) -> int:
         """Exchange every tensor named ``first...`` with its ``second...``. Returns how many pairs."""
         names = [name for name in self.places(variant) if name.startswith(first)]

@@ -18,14 +18,17 @@ from .integrity import check_containment, check_files, check_folder
 from .manifest import (
     CASES_FILE,
     MANIFEST_FILE,
+    RECORDED,
     REPORT_FILE,
     TOKENIZER_FILE,
     GraphSpec,
     Manifest,
     TensorSpec,
     Variant,
+    quantized_file,
     read_manifest,
 )
+from .quantized import QuantizedReference, read_quantized
 from .scan import ScannedGraph, read_graph, scan_graph
 from .schema import load_json, raise_faults
 from .weights import check_finite
@@ -126,6 +129,21 @@ class Bundle:
             raise_faults(str(where), faults)
         cases.check_model(self.manifest.model, str(where))
         return cases
+
+    def quantized(self, variant: Variant, cases: ReferenceCases) -> QuantizedReference | None:
+        """What the integers of ``variant`` give for ``cases``; ``None`` for a precision that has no such record.
+
+        Raises:
+            BundleFormatError: malformed, of another variant or checkpoint, or not of these cases.
+        """
+        if variant.precision not in RECORDED:
+            return None
+        where = self.path / quantized_file(variant.name)
+        reference = read_quantized(where)
+        if reference.variant != variant.name:
+            raise_faults(str(where), [f"variant is {reference.variant!r}, expected {variant.name!r}"])
+        reference.check_cases(cases, str(where))
+        return reference
 
     def report(self) -> dict[str, Any]:
         """What the build measured: quality and size per variant; empty where the bundle has no report.

@@ -10,7 +10,8 @@ A token may differ where the reference itself was undecided: where ``margin`` is
 Tolerances are constants of the runtime and never come from here. Logits are kept with their ``log_normalizer`` (the
 logarithm of the sum of their exponentials over the whole vocabulary), so ``log_prob = logit - log_normalizer`` needs no
 other logit.
-Numbers are rounded to seven significant digits, about the precision of float32.
+Numbers are rounded to seven significant digits, about the precision of float32. A variant of int8 is compared with its
+own integers besides: :mod:`.quantized`.
 """
 
 from __future__ import annotations
@@ -237,6 +238,12 @@ def fold(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = np.pad(logits.astype(np.float64), [*[(0, 0)] * (logits.ndim - 1), (0, padding)])
     rows = wide.reshape(*logits.shape[:-1], -1, FOLDS)  # (..., V) -> (..., V/FOLDS, FOLDS)
     return rows[..., ::2, :].sum(-2) - rows[..., 1::2, :].sum(-2)  # type: ignore[no-any-return]
+
+
+def log_sum_exp(logits: NDArray[np.float32]) -> float:
+    """Logarithm of the sum of the exponentials of ``logits (V,)``, in float64."""
+    largest = float(logits.max())
+    return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))
 
 
 def read_cases(path: Path) -> ReferenceCases:

@@ -36,6 +36,9 @@ Precision = Literal["fp32", "int8", "int8-fast"]
 Layout = Literal["shared-buffer", "stateful", "none"]
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
 
+RECORDED: tuple[Precision, ...] = ("int8",)
+"""Precisions whose variants come with a quantized reference: a row's result has to be its own."""
+
 _Name = Annotated[str, Text(200, r"[^\x00-\x1f\x7f]+")]
 _Identifier = Annotated[str, Text(64, r"[A-Za-z][A-Za-z0-9_.-]*")]
 _Digest = Annotated[str, Text(64, r"[0-9a-f]{64}")]
@@ -275,7 +278,8 @@ class Manifest:
                 yield f"file {path} is listed {count} times"
         listed = {f.path for f in self.files}
         graphs = {v.graph_path(graph) for v in self.variants for graph in v.graphs}
-        if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs) - listed:
+        quantized = {quantized_file(v.name) for v in self.variants if v.precision in RECORDED}
+        if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs | quantized) - listed:
             yield f"files lacks {', '.join(sorted(absent))}"
         if MANIFEST_FILE in listed:
             yield f"files lists {MANIFEST_FILE}, which cannot hold its own hash"
@@ -283,6 +287,11 @@ class Manifest:
     def file(self, path: str) -> FileEntry | None:
         """The entry of ``path``, or ``None`` where it is not listed."""
         return next((f for f in self.files if f.path == path), None)
+
+
+def quantized_file(variant: str) -> str:
+    """Where a bundle keeps the quantized reference of a variant."""
+    return f"reference/{variant}.json"
 
 
 def _refuse(contradictions: Iterator[str] | list[str]) -> None:

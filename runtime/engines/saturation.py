@@ -21,6 +21,8 @@ _GRAPH = (
     "c/FyMAlxcjELMfpyMXE4JAFFK8GibAhRAScWLgYBUQASGA/n"
 )
 
+_EXPECTED = 64 * 255 * 127
+
 
 @cache
 def _largest_sum() -> int:
@@ -29,10 +31,15 @@ def _largest_sum() -> int:
     return int(result.min())
 
 
+def products_are_exact() -> bool:
+    """Whether 64 products of 255 and 127 add up."""
+    return _largest_sum() == _EXPECTED
+
+
 def refuse_saturating_products() -> None:
     """Raise :class:`~edgewise.errors.EngineError` where 64 products of 255 and 127 do not add up."""
-    expected = 64 * 255 * 127
-    if (got := _largest_sum()) != expected:
+    if not products_are_exact():
         raise EngineError(
-            f"int8 products saturate on this processor (a sum is {got}, expected {expected}): load precision 'fp32'"
+            f"int8 products saturate on this processor (a sum is {_largest_sum()}, expected {_EXPECTED}): "
+            "load precision 'fp32'"
         )

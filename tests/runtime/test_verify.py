@@ -19,6 +19,7 @@ from edgewise.models.checkpoint import Checkpoint, load_checkpoint
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.bundle.cases import ReferenceCases, write_cases
 from edgewise.runtime.bundle.manifest import CASES_FILE, Task
+from edgewise.runtime.bundle.quantized import QuantizedReference, SteadyCase, write_quantized
 from edgewise.runtime.engine import Candidates
 from edgewise.runtime.session import Session
 from edgewise.runtime.tokenizer import Tokenizer
@@ -43,6 +44,7 @@ class Recorded:
         self.tokenizer = Tokenizer.open(self.checkpoint.tokenizer_file)
         # The engine of these tests re-reads every prefix, so there are few cases that take many steps.
         self.cases: ReferenceCases = record_few_cases(self.checkpoint, task, self.tokenizer, 96)
+        self.steady: tuple[SteadyCase, ...] = ()
         self.folder = folder
 
     def session(
@@ -53,6 +55,10 @@ class Recorded:
         precision: str = "fp32",
     ) -> Session:
         write_cases(self.folder / CASES_FILE, cases or self.cases)
+        own = QuantizedReference(
+            variant=f"cpu-{precision}", checkpoint_sha256=self.cases.checkpoint_sha256, cases=self.steady
+        )
+        write_quantized(self.folder, own)
         model = self.checkpoint.model
         provenance = {"edgewise": "0", "checkpoint_sha256": self.checkpoint.sha256, "torch": "0"}
         made = manifest(self.task, model, variants=(f"cpu-{precision}",), provenance=provenance)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgewise.models.tokenizer import train_bpe
+from edgewise.runtime.engines import openvino
 from edgewise.runtime.load import load
 from edgewise.runtime.verification import VerificationReport
 
@@ -18,6 +19,7 @@ from .test_verify import permuted
 
 VARIANTS = ("cpu-fp32", "cpu-int8", "openvino-fp32", "openvino-int8")
 FP32 = ("cpu-fp32", "openvino-fp32")
+INT8 = ("cpu-int8", "openvino-int8")
 
 
 @pytest.fixture
@@ -52,6 +54,36 @@ def test_a_few_damaged_weights_are_found(damaged: Damaged, variant: str, name: s
     values[places] *= -1.5
     damaged.put(variant, name, values)
     assert not replay(damaged.path, variant).ok
+
+
+@pytest.mark.parametrize("variant", INT8)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_few_flipped_bits_in_integers_are_found(damaged: Damaged, variant: str, seed: int) -> None:
+    damaged.flip(variant, 4, seed)
+    report = replay(damaged.path, variant)
+    assert any("steady steps give what the variant's integers give" in fault for fault in report.faults)
+
+
+@pytest.mark.parametrize("task", ["translate", "generate", "fill_mask", "classify"])
+@pytest.mark.parametrize("variant", INT8)
+def test_integers_give_what_was_recorded(task: str, variant: str) -> None:
+    own = replay(tiny_bundle(task), variant).own_integers
+    assert own is not None
+    assert own.arithmetic == "int8"
+    assert own.share >= 0.9
+    assert own.median <= 2e-5
+
+
+def test_an_engine_that_leaves_activations_as_they_are(damaged: Damaged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenVINO does where the processor has no int8 products: recognised, and as sharp."""
+    monkeypatch.setattr(openvino, "_INT8_GROUP", "0")
+    report = replay(damaged.path, "openvino-int8")
+    assert report.ok, report.table()
+    assert report.own_integers is not None
+    assert report.own_integers.arithmetic == "float32"
+    damaged.flip("openvino-int8", 4, 7)
+    report = replay(damaged.path, "openvino-int8")
+    assert any("steady steps give what the variant's integers give" in fault for fault in report.faults)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -106,6 +138,17 @@ def test_the_shipped_bundle_passes(embedded: Damaged, variant: str) -> None:
     report = replay(embedded.path, variant)
     assert report.ok, report.summary()
     assert len(report.cases) >= 36
+    assert report.own_integers is not None
+    assert report.own_integers.share >= 0.9
+    assert report.own_integers.steps >= 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("variant", INT8)
+def test_the_shipped_bundle_shows_a_few_flipped_bits(embedded: Damaged, variant: str, seed: int) -> None:
+    embedded.flip(variant, 4, seed)
+    assert any("steady steps" in fault for fault in replay(embedded.path, variant).faults)
 
 
 def _scale(values: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from edgewise.models.tokenizer import train_bpe
 from edgewise.models.transformer import Transformer
 from edgewise.runtime.bundle import Bundle
 from edgewise.runtime.bundle.manifest import (
+    RECORDED,
     CacheSpec,
     FileEntry,
     Generation,
@@ -21,6 +22,7 @@ from edgewise.runtime.bundle.manifest import (
     Task,
     TensorSpec,
     Variant,
+    quantized_file,
 )
 from edgewise.runtime.session import Session
 from edgewise.runtime.tokenizer import Tokenizer
@@ -57,6 +59,7 @@ def manifest(task: Task, model: Transformer, *, variants: tuple[str, ...] = ("cp
             Variant(target=target, precision=precision, folder=name, graphs=graphs, cache=cache_spec)  # type: ignore[arg-type]
         )
     paths = ["tokenizer.json", "reference/cases.json", *(v.graph_path(g) for v in rows for g in graphs)]
+    paths += [quantized_file(v.name) for v in rows if v.precision in RECORDED]
     fields: dict[str, Any] = {
         "name": "tiny",
         "task": task,

@@ -1,0 +1,113 @@
+"""The reference network on the integers of a quantized variant: what an engine gives that multiplies them exactly.
+
+It is written from what the kernels mean (the table in :mod:`edgewise.quantize.kernels`), and shares code neither with
+those that write them into a graph, nor with the passes that rewrite the graph, nor with an engine. Only the order of
+float32 sums may tell an engine from it, until that order sends the rounding of an activation the other way.
+
+Some activations are quantized not by the graph but by the engine, where its processor can: those before
+``MatMulNBits``, in blocks of 32 as the weights are (``int8-blocks``), and with OpenVINO those before any int8 weights,
+in groups of 32. So there are two networks for one variant, by :data:`~edgewise.runtime.bundle.quantized.Arithmetic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from ..models.transformer import Transformer
+from ..runtime.bundle.quantized import Arithmetic
+
+GROUP = 32
+"""Neighbours in a row that share a scale: weights of ``int8-blocks``, activations that an engine quantizes."""
+_VOCABULARY = "vocabulary"  # the output projection among matrix names
+_EXACT_FLOAT32 = 1 << 24  # the largest integer up to which float32 has them all
+_TINY = 1e-20  # in place of the largest of nothing but zeros
+
+
+def quantized_network(
+    model: Transformer, kernels: Mapping[str, str], target: str, arithmetic: Arithmetic
+) -> QuantizedTransformer:
+    """``model`` as the kernels of a variant for ``target`` carry it, by matrix name.
+
+    Raises:
+        ExportError: a kernel whose activations depend on what else is in the tensor.
+    """
+    modes = {name: _activation_group(kernel, target, arithmetic) for name, kernel in kernels.items()}
+    return QuantizedTransformer(model, kernels, modes)
+
+
+def _activation_group(kernel: str, target: str, arithmetic: Arithmetic) -> int | None:
+    """How many neighbours of a row share a scale; 0 for the whole row, ``None`` where activations stay float32."""
+    if kernel not in ("float32", "int8-weights", "int8-rows", "int8-blocks"):
+        raise ExportError(f"kernel {kernel!r} mixes rows: a quantized reference needs kernels that do not")
+    if kernel == "int8-rows":
+        return 0
+    by_the_engine = kernel == "int8-blocks" or (kernel == "int8-weights" and target == "openvino")
+    return GROUP if by_the_engine and arithmetic == "int8" else None
+
+
+class QuantizedLinear(nn.Module):
+    """``x (..., K) -> (..., N)``: integer weights on a scale a row or a block, activations as ``group`` says."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, blocked: bool, group: int | None) -> None:
+        super().__init__()
+        width = weight.shape[1]
+        size = GROUP if blocked else width
+        scale = (_largest(weight, size) / 127).clamp(min=_TINY).repeat_interleave(size, dim=1)
+        self.values, self.scale, self.bias = (weight / scale).round(), scale, bias  # (N, K), (N, K), (N,)
+        self.size = None if group is None or (group and width % group) else group or width
+
+    @property
+    def weight(self) -> Tensor:
+        """What the integers stand for, ``(N, K)`` float32."""
+        return self.values * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sums of integers are exact; only their scales round."""
+        if self.size is None:
+            return F.linear(x, self.weight, self.bias)
+        largest = _largest(x, self.size).clamp(min=_TINY)
+        levels = (x * (127 / largest).repeat_interleave(self.size, dim=-1)).round()
+        exact = torch.float32 if self.size * 127**2 <= _EXACT_FLOAT32 else torch.float64
+        total = torch.zeros(*x.shape[:-1], len(self.values), dtype=torch.float64)
+        for i in range(largest.shape[-1]):
+            part = slice(i * self.size, (i + 1) * self.size)
+            product = levels[..., part].to(exact) @ self.values[:, part].to(exact).T
+            total += product * (largest[..., i : i + 1] / 127).double() * self.scale[:, part.start].double()
+        y = total.float()
+        return y if self.bias is None else y + self.bias
+
+
+def _largest(x: Tensor, size: int) -> Tensor:
+    """The largest magnitude of every ``size`` neighbours: ``(..., K) -> (..., K/size)``."""
+    return x.reshape(*x.shape[:-1], -1, size).abs().amax(-1)
+
+
+class QuantizedTransformer(Transformer):
+    """A reference network whose matrices are quantized; the embedding reads the integers of the output projection."""
+
+    def __init__(self, model: Transformer, kernels: Mapping[str, str], groups: Mapping[str, int | None]) -> None:
+        super().__init__(model.config)
+        self.load_state_dict(model.state_dict())
+        for name, module in list(self.named_modules()):
+            if isinstance(module, nn.Linear) and kernels.get(name, "float32") != "float32":
+                parent, _, child = name.rpartition(".")
+                quantized = QuantizedLinear(
+                    module.weight.data, module.bias.data, kernels[name] == "int8-blocks", groups[name]
+                )
+                setattr(self.get_submodule(parent), child, quantized)
+        self.vocabulary: nn.Module | None = None
+        if (kernel := kernels.get(_VOCABULARY, "float32")) != "float32":
+            bias = None if self.vocabulary_bias is None else self.vocabulary_bias.data
+            table = QuantizedLinear(self.embedding.weight.data, bias, kernel == "int8-blocks", groups[_VOCABULARY])
+            self.embedding.weight.data = table.weight
+            self.vocabulary = table
+        self.eval()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See :meth:`Transformer.logits`."""
+        return super().logits(hidden) if self.vocabulary is None else self.vocabulary(hidden)
