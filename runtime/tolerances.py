@@ -2,12 +2,27 @@
 
 They bound differences from the recorded float32 reference. An engine of float32 differs by the order of its sums; an
 int8 variant by its rounding, which is large on single logits and small on average: so a wide bound on the largest
-difference stands beside a tight one on the root mean square over all recorded logits. The bounds are several times what
-was measured on the shipped translator: fp32 1.2e-5 at most and 1.1e-6 rms on both engines; int8 0.21 and 0.030;
-int8-fast 0.21 and 0.034.
+difference stands beside a tight one on the root mean square over all recorded logits.
 
-What a replay cannot see is damage smaller than the rounding of the variant itself: in fp32 next to nothing, in int8 a
-few changed integers among millions, which the hashes of the manifest are for.
+Measured on the four shipped checkpoints, ONNX Runtime and OpenVINO, the worst of all:
+
+========== ======= ======= ======== ====== =========
+precision  logit   rms     log-prob fold   agreement
+========== ======= ======= ======== ====== =========
+fp32       1.1e-5  1.5e-6  8.5e-6   1.0e-4 100 %
+int8       0.24    0.036   0.11     3.3    97.8 %
+int8-fast  0.25    0.040   0.091    3.3    97.7 %
+========== ======= ======= ======== ====== =========
+
+Damage below that rounding does not show there: in fp32 next to nothing, in int8 a few changed integers among millions.
+So an int8 variant is compared with its own integers besides (:mod:`edgewise.runtime.own_integers`), at steps where a
+healthy engine can hardly differ. There ``STEADY_STEP`` and ``STEADY_SHARE`` hold. Of the steady steps of the shipped
+checkpoints ONNX Runtime gave at least 87 %, the translator's 95 % or more at every level of graph optimization, with
+one and two threads and in batches of 1 to 32; OpenVINO at least 95 %, and with float32 activations 100 %. The median
+difference was 2e-5 at most.
+
+What stays unseen are weights that no recorded step uses, those of a ReLU that stays shut above all: of single integers
+of the shipped translator with their top bit turned over about one in six.
 """
 
 from __future__ import annotations
@@ -35,9 +50,9 @@ class Tolerance:
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.99),
-    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=7.0, margin=0.3, agreement=0.9),
-    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=10.0, margin=0.5, agreement=0.85),
+    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.999),
+    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=6.0, margin=0.3, agreement=0.97),
+    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=7.0, margin=0.5, agreement=0.95),
 }
 
 STEADY_STEP = 1e-3
