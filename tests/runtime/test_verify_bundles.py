@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgewise.models.tokenizer import train_bpe
@@ -149,6 +150,23 @@ def test_the_shipped_bundle_passes(embedded: Damaged, variant: str) -> None:
 def test_the_shipped_bundle_shows_a_few_flipped_bits(embedded: Damaged, variant: str, seed: int) -> None:
     embedded.flip(variant, 4, seed)
     assert any("steady steps" in fault for fault in replay(embedded.path, variant).faults)
+
+
+@pytest.mark.slow
+def test_onnxruntime_may_leave_activations_as_they_are(embedded: Damaged) -> None:
+    """As it does where it has no int8 kernel for MatMulNBits."""
+    for file in (embedded.path / "cpu-int8").glob("*.onnx"):
+        graph = onnx.load(file, load_external_data=False)
+        for node in graph.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "accuracy_level":
+                    attribute.i = 0
+        file.write_bytes(graph.SerializeToString())
+    embedded.fit()
+    report = replay(embedded.path, "cpu-int8")
+    assert report.ok, report.summary()
+    assert report.own_integers is not None
+    assert report.own_integers.arithmetic == "float32"
 
 
 def _scale(values: np.ndarray) -> None:
