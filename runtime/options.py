@@ -1,60 +1,279 @@
-"""How to decode: one frozen object, passed whole."""
+"""How to decode: frozen objects, passed whole."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import InputError
 
 Overflow = Literal["error", "truncate"]
+EarlyStopping = bool | Literal["never"]
+Phrase = str | Sequence[int]
+"""A text, which the bundle's tokenizer splits as it would split it alone, or token ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingOptions:
-    """Options of greedy (``beam_size`` 1) and beam search.
+class Sampling:
+    """Draw each token at random instead of taking the most probable.
 
-    ``length_penalty``: hypotheses are ranked by ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016,
-    equation 14); 0 ranks by the plain sum of log-probabilities. ``max_new_tokens``: tokens per sentence, the end token
-    included; ``None`` is source tokens + 50 (Vaswani et al. 2017, section 6.1), within the model's context.
-    ``overflow``: what to do with a text longer than the context.
+    In this order, each on what the one before left: logits are divided by ``temperature``; ``top_k`` keeps the most
+    probable tokens, those as probable as the last of them included; ``top_p`` keeps the fewest of the most probable
+    whose probabilities reach it (Holtzman et al. 2020); ``min_p`` keeps what is at least ``min_p`` times as probable as
+    the most probable (Nguyen et al. 2024); ``typical_p`` keeps the fewest whose surprise is nearest to the entropy and
+    whose probabilities reach it (Meister et al. 2022). ``None`` leaves a filter out.
+
+    ``samples``: sequences drawn for every text. Sample ``j`` of a text draws from ``numpy``'s generator seeded with
+    ``[seed, j]``, one uniform number a token: neither the other texts of a call nor the number of samples change it.
+    A ``seed`` of ``None`` is a new one every time.
 
     Raises:
         InputError: a value is out of its range.
     """
 
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    seed: int | None = None
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        _require(
+            is_number(self.temperature) and 0 < self.temperature < math.inf,
+            f"temperature ({self.temperature!r}) must be a number above 0: leave sampling out for the most probable",
+        )
+        _require(
+            self.top_k is None or is_count(self.top_k),
+            f"top_k ({self.top_k!r}) must be an integer of at least 1, or None to keep all",
+        )
+        for name in ("top_p", "min_p", "typical_p"):
+            value = getattr(self, name)
+            _require(
+                value is None or (is_number(value) and 0 < value <= 1),
+                f"{name} ({value!r}) must be a number above 0 and at most 1, or None to keep all",
+            )
+        _require(
+            self.seed is None or (is_integer(self.seed) and self.seed >= 0),
+            f"seed ({self.seed!r}) must be an integer of at least 0, or None for a new one every time",
+        )
+        _require(is_count(self.samples), f"samples ({self.samples!r}) must be an integer of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """Options of greedy search (``beam_size`` 1), beam search, and sampling (``sampling``).
+
+    Of the search:
+
+    * ``length_penalty``: hypotheses are ranked by ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016,
+      equation 14); 0 ranks by the plain sum of log-probabilities.
+    * ``early_stopping``: when a beam search ends that has enough finished hypotheses. ``False``: the worst of them is
+      at least as good as the best live beam would be if it ended now. ``True``: at once. ``"never"``: no live beam can
+      become better than the worst of them, whatever its length.
+    * ``patience``: enough is ``beam_size * patience``, rounded (Kasai et al. 2022).
+    * ``beam_groups``: the beams are split into so many groups that are searched one after the other; a token counts
+      ``diversity_penalty`` less for every beam of the groups before that took it in this step (Vijayakumar et al. 2016,
+      Hamming diversity). The penalty chooses tokens and is in no score.
+    * ``n_best``: hypotheses given back.
+    * ``alternatives``: so many results, one for each of the most probable first tokens, most probable first, continued
+      greedily; after a prefix, for each of the tokens that follow it.
+    * ``max_new_tokens``: tokens of a result, prefix and end token included; ``None`` is source tokens + 50 (Vaswani et
+      al. 2017, section 6.1), within the model's context.
+
+    Of every step, in this order, on logits before the softmax (:mod:`edgewise.runtime.rules` has the formulas):
+    ``logit_bias`` by token id, ``repetition_penalty``, ``presence_penalty`` and ``frequency_penalty``,
+    ``no_repeat_ngram``, ``suppress``, ``min_new_tokens``.
+
+    Of the end: ``stop`` ends a result where its text first holds one of these strings, which it then lacks;
+    ``deadline``, in seconds from the call, gives back what there is by then. ``overflow``: what to do with a text
+    longer than the context.
+
+    Raises:
+        InputError: a value is out of its range, or would have no effect beside the others.
+    """
+
     beam_size: int = 1
     length_penalty: float = 0.6
+    early_stopping: EarlyStopping = False
+    patience: float = 1.0
+    beam_groups: int = 1
+    diversity_penalty: float = 0.0
     n_best: int = 1
+    alternatives: int | None = None
+    sampling: Sampling | None = None
     max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram: int | None = None
+    suppress: Sequence[Phrase] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: Sequence[str] = ()
+    deadline: float | None = None
     overflow: Overflow = "error"
 
     def __post_init__(self) -> None:
-        _require(is_count(self.beam_size), f"beam_size ({self.beam_size!r}) must be an integer of at least 1")
-        _require(is_count(self.n_best), f"n_best ({self.n_best!r}) must be an integer of at least 1")
+        self._check_search()
+        self._check_rules()
+        self._check_phrases()
+        self._check_contradictions()
+        _require(self.overflow in ("error", "truncate"), f"overflow ({self.overflow!r}) must be 'error' or 'truncate'")
+
+    @property
+    def pool_size(self) -> int:
+        """Finished hypotheses that are enough for one group of beams."""
+        return max(1, round(self.beam_size // self.beam_groups * self.patience))
+
+    @property
+    def rows(self) -> int:
+        """Sequences that are decoded side by side for one text."""
+        return self.sampling.samples if self.sampling else self.alternatives or self.beam_size
+
+    def _check_search(self) -> None:
+        for name in ("beam_size", "n_best", "beam_groups"):
+            _require(
+                is_count(getattr(self, name)), f"{name} ({getattr(self, name)!r}) must be an integer of at least 1"
+            )
+        _require_least("length_penalty", self.length_penalty, 0)
+        _require_least("diversity_penalty", self.diversity_penalty, 0)
+        _require(
+            self.early_stopping in (False, True, "never"),
+            f"early_stopping ({self.early_stopping!r}) must be False, True or 'never'",
+        )
+        _require(
+            is_number(self.patience) and 0 < self.patience < math.inf,
+            f"patience ({self.patience!r}) must be a number above 0",
+        )
+        for name in ("alternatives", "max_new_tokens", "no_repeat_ngram"):
+            value = getattr(self, name)
+            _require(
+                value is None or is_count(value),
+                f"{name} ({value!r}) must be an integer of at least 1, or None for the default",
+            )
+        _require(
+            self.deadline is None or (is_number(self.deadline) and self.deadline >= 0),
+            f"deadline ({self.deadline!r}) must be a number of seconds of at least 0, or None for no deadline",
+        )
+
+    def _check_rules(self) -> None:
+        _require(
+            is_integer(self.min_new_tokens) and self.min_new_tokens >= 0,
+            f"min_new_tokens ({self.min_new_tokens!r}) must be an integer of at least 0",
+        )
+        _require(
+            is_number(self.repetition_penalty) and 0 < self.repetition_penalty < math.inf,
+            f"repetition_penalty ({self.repetition_penalty!r}) must be a number above 0; 1 changes nothing",
+        )
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _require(is_number(value) and math.isfinite(value), f"{name} ({value!r}) must be a finite number")
+        _require(
+            isinstance(self.logit_bias, Mapping), f"logit_bias ({self.logit_bias!r}) must map token ids to numbers"
+        )
+        for token, value in self.logit_bias.items():
+            _require(
+                is_integer(token) and is_number(value) and math.isfinite(value),
+                f"logit_bias ({token!r}: {value!r}) must map token ids to finite numbers; suppress what must not come",
+            )
+
+    def _check_phrases(self) -> None:
+        for name in ("suppress", "stop"):
+            _require(
+                isinstance(getattr(self, name), list | tuple),
+                f"{name} ({getattr(self, name)!r}) must be a list or tuple",
+            )
+        for phrase in self.suppress:
+            _require(
+                _is_text(phrase) or _are_ids(phrase),
+                f"suppress ({phrase!r}) must hold texts or lists of token ids, none of them empty",
+            )
+        for text in self.stop:
+            _require(_is_text(text), f"stop ({text!r}) must hold texts, none of them empty")
+
+    def _check_contradictions(self) -> None:
+        _require(
+            self.sampling is None or _is_sampling(self.sampling),
+            f"sampling ({self.sampling!r}) must be a Sampling, or None for the most probable tokens",
+        )
+        self._check_what_needs_beams()
         _require(
             self.n_best <= self.beam_size,
-            f"n_best ({self.n_best}) cannot exceed beam_size ({self.beam_size}): widen the beam",
+            f"n_best ({self.n_best}) cannot exceed beam_size ({self.beam_size}): widen the beam"
+            + (", or ask for samples" if self.sampling else ""),
         )
         _require(
-            _is_number(self.length_penalty) and 0 <= self.length_penalty < math.inf,
-            f"length_penalty ({self.length_penalty!r}) must be a number of at least 0",
+            self.n_best <= self.pool_size * self.beam_groups,
+            f"n_best ({self.n_best}) cannot exceed the {self.pool_size * self.beam_groups} hypotheses that patience "
+            f"({self.patience}) lets finish: raise it",
         )
         _require(
-            self.max_new_tokens is None or is_count(self.max_new_tokens),
-            f"max_new_tokens ({self.max_new_tokens!r}) must be an integer of at least 1, or None for the default",
+            self.max_new_tokens is None or self.min_new_tokens <= self.max_new_tokens,
+            f"min_new_tokens ({self.min_new_tokens}) cannot exceed max_new_tokens ({self.max_new_tokens})",
         )
-        _require(self.overflow in ("error", "truncate"), f"overflow ({self.overflow!r}) must be 'error' or 'truncate'")
+        for name in ("sampling", "alternatives"):
+            _require(
+                getattr(self, name) is None or self.beam_size == 1,
+                f"{name} needs beam_size 1, this is {self.beam_size}: choose one of the two",
+            )
+        _require(
+            self.sampling is None or self.alternatives is None,
+            "alternatives are continued greedily: leave sampling out, or ask it for samples",
+        )
+
+    def _check_what_needs_beams(self) -> None:
+        for name, default in (("early_stopping", False), ("patience", 1.0), ("beam_groups", 1)):
+            _require(
+                getattr(self, name) == default or self.beam_size > 1,
+                f"{name} ({getattr(self, name)!r}) needs beams: raise beam_size above 1, or leave it out",
+            )
+        _require(
+            self.beam_size % self.beam_groups == 0,
+            f"beam_size ({self.beam_size}) must be a multiple of beam_groups ({self.beam_groups})",
+        )
+        _require(
+            (self.beam_groups > 1) == (self.diversity_penalty > 0),
+            f"beam_groups ({self.beam_groups}) and diversity_penalty ({self.diversity_penalty}) need each other: "
+            "groups without a penalty are all the same, and a penalty counts between groups",
+        )
 
 
 def is_count(value: object) -> bool:
     """Whether ``value`` is an integer of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_integer(value) and value >= 1  # type: ignore[operator]
 
 
-def _is_number(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Whether ``value`` is an integer, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is an integer or a float, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_sampling(value: object) -> bool:
+    return isinstance(value, Sampling)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(is_integer, value))
+
+
+def _require_least(name: str, value: object, least: float) -> None:
+    _require(
+        is_number(value) and least <= value < math.inf,  # type: ignore[operator]
+        f"{name} ({value!r}) must be a number of at least {least}",
+    )
 
 
 def _require(condition: bool, message: str) -> None:

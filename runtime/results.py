@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-FinishReason = Literal["end", "length"]
+FinishReason = Literal["end", "length", "stop", "cancelled", "deadline"]
+"""Why a sequence has no further token: its end token, the limit, a stop string, or whoever asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

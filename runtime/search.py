@@ -32,8 +32,11 @@ from .results import FinishReason, TokenHypothesis
 
 Found: TypeAlias = list[list[TokenHypothesis]]
 """For every sentence its hypotheses, best first."""
-Search: TypeAlias = Generator[Ids, None, Found]
-"""A running search. Yields the tokens each step chose, ``(R,)``, for the rows that are still in the run."""
+Search: TypeAlias = Generator[Ids, FinishReason | None, Found]
+"""A running search. Yields the tokens each step chose, ``(R,)``, for the rows that are still in the run.
+
+Sending it a reason ends it: what is not finished is finished as it stands, for that reason.
+"""
 
 _WORTH_LEAVING = 8
 """Sentences leave a run when at least this share of them, one in so many, are done."""
@@ -94,10 +97,10 @@ def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_id: int, length_p
         if math.isnan(log_probs[-1]):
             refuse_nan(best.log_probs, len(tokens) - 1)
         chosen = np.array(tokens[-1:])
-        yield chosen
-        if tokens[-1] == end_id or len(tokens) == limit:
-            reason: FinishReason = "end" if tokens[-1] == end_id else "length"
-            return [[_hypothesis(tokens, log_probs, reason, length_penalty)]]
+        interrupted = yield chosen
+        if interrupted or tokens[-1] == end_id or len(tokens) == limit:
+            reason = _reason(tokens, end_id, limit, interrupted)
+            return [[as_hypothesis(tokens, log_probs, reason, length_penalty)]]
         best = run.step(chosen, row)
 
 
@@ -117,9 +120,11 @@ def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_pena
             log_probs[sentences[row]].append(float(values[row]))
         steps += 1
         live &= (chosen != end_id) & (limits[sentences] > steps)
-        yield chosen
-        if not live.any():
-            return [_greedy_result(t, v, end_id, length_penalty) for t, v in zip(tokens, log_probs, strict=True)]
+        interrupted = yield chosen
+        if interrupted or not live.any():
+            reasons = [_reason(t, end_id, limit, interrupted) for t, limit in zip(tokens, limits, strict=True)]
+            found = zip(tokens, log_probs, reasons, strict=True)
+            return [[as_hypothesis(*sequence, length_penalty)] for sequence in found]
         if worth_leaving(live):
             places = places_kept(live)
             run.keep(places)
@@ -127,11 +132,11 @@ def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_pena
         best = run.step(chosen, np.arange(len(chosen)))
 
 
-def _greedy_result(
-    tokens: list[int], log_probs: list[float], end_id: int, length_penalty: float
-) -> list[TokenHypothesis]:
-    reason: FinishReason = "end" if tokens[-1] == end_id else "length"
-    return [_hypothesis(tokens, log_probs, reason, length_penalty)]
+def _reason(tokens: Sequence[int], end_id: int, limit: int, interrupted: FinishReason | None) -> FinishReason:
+    """Why a greedy search ended with ``tokens``."""
+    if tokens[-1] == end_id:
+        return "end"
+    return "length" if len(tokens) == limit else interrupted or "length"
 
 
 def worth_leaving(live: Mask) -> bool:
@@ -152,12 +157,13 @@ class _Choice(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    """A finished hypothesis: ``beam`` as it stood after ``steps`` steps, then the end token unless cut at the limit."""
+    """A finished hypothesis: ``beam`` as it stood after ``steps`` steps, then the end token if that is why it ended."""
 
     normalized: float
     steps: int
     beam: int
     end_log_prob: float | None
+    reason: FinishReason
 
 
 @dataclass
@@ -211,7 +217,7 @@ class _Beams:
         norm = length_norm(steps + 1, self.length_penalty)
         for b, rank in np.argwhere(ended).tolist():
             place = int(order[b, rank])
-            found = _Finished(float(sums[b, place]) / norm, steps, place // width, float(values[b, place]))
+            found = _Finished(float(sums[b, place]) / norm, steps, place // width, float(values[b, place]), "end")
             self._add(self.sentences[b], found)
 
     def _add(self, sentence: int, hypothesis: _Finished) -> None:
@@ -230,9 +236,18 @@ class _Beams:
             if len(finished) == k and finished[-1].normalized >= self.totals[b, 0] / norm:
                 self.live[b] = False
             elif steps == self.limits[sentence]:
-                for beam, total in enumerate(self.totals[b].tolist()):
-                    self._add(sentence, _Finished(total / norm, steps, beam, None))
-                self.live[b] = False
+                self._finish_live(b, "length")
+
+    def interrupt(self, reason: FinishReason) -> None:
+        """Finish all live beams as they stand."""
+        for b in np.flatnonzero(self.live).tolist():
+            self._finish_live(b, reason)
+
+    def _finish_live(self, place: int, reason: FinishReason) -> None:
+        norm = length_norm(len(self.history), self.length_penalty)
+        for beam, total in enumerate(self.totals[place].tolist()):
+            self._add(self.sentences[place], _Finished(total / norm, len(self.history), beam, None, reason))
+        self.live[place] = False
 
     def results(self, n_best: int) -> Found:
         """The best hypotheses of every sentence."""
@@ -244,14 +259,13 @@ class _Beams:
         log_probs: list[float] = []
         if hypothesis.end_log_prob is not None:
             tokens, log_probs = [self.end_id], [hypothesis.end_log_prob]
-        reason: FinishReason = "length" if hypothesis.end_log_prob is None else "end"
         beam = hypothesis.beam
         for choice in reversed(self.history[: hypothesis.steps]):
             place = choice.places[sentence], beam
             tokens.append(int(choice.ids[place]))
             log_probs.append(float(choice.log_probs[place]))
             beam = int(choice.parents[place])
-        return _hypothesis(tokens[::-1], log_probs[::-1], reason, self.length_penalty)
+        return as_hypothesis(tokens[::-1], log_probs[::-1], hypothesis.reason, self.length_penalty)
 
 
 def _beam(
@@ -267,7 +281,9 @@ def _beam(
         refuse_nan(best.log_probs, len(beams.history))
         choice = beams.advance(best)
         ids, parents = choice.ids, choice.parents
-        yield ids.reshape(-1)
+        interrupted = yield ids.reshape(-1)
+        if interrupted:
+            beams.interrupt(interrupted)
         if not beams.live.any():
             return beams.results(n_best)
         if worth_leaving(beams.live):
@@ -278,9 +294,10 @@ def _beam(
         best = run.step(ids.reshape(-1), (parents + first_rows).reshape(-1))
 
 
-def _hypothesis(
-    tokens: list[int], log_probs: list[float], reason: FinishReason, length_penalty: float
+def as_hypothesis(
+    tokens: Sequence[int], log_probs: Sequence[float], reason: FinishReason, length_penalty: float
 ) -> TokenHypothesis:
+    """A decoded sequence with its score."""
     score = sum(log_probs)
     return TokenHypothesis(
         tokens=tuple(tokens),
