@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from . import errors
 
 if TYPE_CHECKING:
+    from .runtime.interrupt import Cancellation
     from .runtime.load import load
-    from .runtime.options import DecodingOptions
+    from .runtime.options import DecodingOptions, Sampling
     from .runtime.results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings
     from .runtime.session import Session
 
@@ -28,6 +29,8 @@ __all__ = [
     "load",
     "Session",
     "DecodingOptions",
+    "Sampling",
+    "Cancellation",
     "Generation",
     "Hypothesis",
     "Timings",
@@ -42,6 +45,8 @@ _HOMES = {
     "load": ".runtime.load",
     "Session": ".runtime.session",
     "DecodingOptions": ".runtime.options",
+    "Sampling": ".runtime.options",
+    "Cancellation": ".runtime.interrupt",
     "Generation": ".runtime.results",
     "Hypothesis": ".runtime.results",
     "Timings": ".runtime.results",

@@ -56,12 +56,19 @@ def _layer_floats(stack: StackSpec, queries: int, keys: int) -> int:
 
 
 def plan_batches(
-    lengths: Sequence[int], bytes_each: Callable[[int], int], most: int, budget: int, *, equal: bool = False
+    lengths: Sequence[int],
+    bytes_each: Callable[[int], int],
+    most: int,
+    budget: int,
+    *,
+    equal: bool = False,
+    most_tokens: int | None = None,
 ) -> list[list[int]]:
     """Split items into batches of at most ``most``, longest first. Returns lists of indices.
 
     ``bytes_each(length)``: what one row padded to ``length`` takes; a batch stays within ``budget`` bytes. ``equal``
-    puts only items of the same length together.
+    puts only items of the same length together. A batch of several items, each padded to the longest, has
+    ``most_tokens`` tokens at most.
 
     Raises:
         InputError: one item alone exceeds the budget.
@@ -72,6 +79,8 @@ def plan_batches(
         if room == 0 or (equal and lengths[i] != longest):
             longest = lengths[i]
             room = min(most, _rows_that_fit(i, bytes_each(longest), budget))
+            if most_tokens is not None:
+                room = min(room, max(1, most_tokens // longest))
             batches.append([])
         batches[-1].append(i)
         room -= 1

@@ -3,52 +3,96 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
+from .beams import BeamRequest
 from .bundle.manifest import ModelSpec
-from .engine import Engine, Floats, Ids
+from .draws import SampleRequest
+from .engine import DecoderRun, Engine, Floats, Ids
 from .inputs import Prepared, right_pad
+from .interrupt import Watch
 from .options import DecodingOptions
-from .results import Score, Timings, TokenHypothesis
-from .search import Search, candidates_needed, refuse_nan, search
+from .requests import RequestSearch, Task, TextOf, search_requests
+from .results import FinishReason, Score, Timings, TokenHypothesis
+from .search import Search, as_hypothesis, candidates_needed, refuse_nan, search
 
 Check = Callable[[], None]
 """Called before every step; raises to stop the request."""
+Progress = Callable[[int, int], None]
+"""Called with how many texts are done, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One text to decode, and its most new tokens."""
+    """One text to decode, and its most new tokens, the ``prefix`` that these begin with included.
+
+    ``text_of`` is needed where the options have stop strings; ``name`` begins messages.
+    """
 
     source: Prepared
     limit: int
+    prefix: tuple[int, ...] = ()
+    text_of: TextOf | None = None
+    name: str = "text 0"
 
 
 def start_search(engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions) -> Search:
     """A search over ``batch``, nothing computed but the source. Prompts of a decoder-only model are equally long."""
-    limits = [request.limit for request in batch]
+    if not options.plain or any(request.prefix for request in batch):
+        return start_requests(engine, model, batch, options)[0]
+    beams = options.beam_size
+    run, prompts = _start(engine, model, batch, beams, candidates_needed(beams))
+    return search(
+        run,
+        prompts,
+        [request.limit for request in batch],
+        model.end_id,
+        beam_size=beams,
+        length_penalty=options.length_penalty,
+        n_best=options.n_best,
+    )
+
+
+def start_requests(
+    engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions
+) -> tuple[Search, list[RequestSearch]]:
+    """As :func:`start_search`, whatever the options; and the state of every text's search."""
+    start = (model.start_id,)
+    tasks = [
+        Task(
+            prompt=start if model.encoder else request.source.ids,
+            limit=request.limit,
+            end_id=model.end_id,
+            options=options,
+            prefix=request.prefix,
+            text_of=request.text_of,
+            name=request.name,
+        )
+        for request in batch
+    ]
+    kind: type[RequestSearch] = SampleRequest if options.sampling else BeamRequest
+    requests = [kind(task) for task in tasks]
+    run, prompts = _start(engine, model, batch, options.rows, max(task.width for task in tasks))
+    return search_requests(run, prompts, requests, options.rows), requests
+
+
+def _start(
+    engine: Engine, model: ModelSpec, batch: Sequence[Request], rows: int, candidates: int
+) -> tuple[DecoderRun, Ids]:
+    """A run for ``batch`` and the prompts ``(B, T)`` it is to read."""
     sources = [request.source.ids for request in batch]
     if model.encoder:
         memory = engine.encode_source(*right_pad(sources, model.pad_id))
         prompts = np.full((len(batch), 1), model.start_id, dtype=np.int64)
     else:
         memory, prompts = None, np.array(sources, dtype=np.int64)
-    beams, wanted = options.beam_size, candidates_needed(options.beam_size)
-    run = engine.start(memory, len(batch), beams, capacity(prompts.shape[1], max(limits)), wanted)
-    return search(
-        run,
-        prompts,
-        limits,
-        model.end_id,
-        beam_size=beams,
-        length_penalty=options.length_penalty,
-        n_best=options.n_best,
-    )
+    positions = capacity(prompts.shape[1], max(request.limit for request in batch))
+    return engine.start(memory, len(batch), rows, positions, candidates), prompts
 
 
 def capacity(prompt: int, limit: int) -> int:
@@ -63,16 +107,33 @@ def decode_all(
     options: DecodingOptions,
     batch_size: int,
     check: Check,
+    *,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+    max_batch_tokens: int | None = None,
 ) -> list[tuple[list[TokenHypothesis], Timings]]:
-    """Decode every request, those of similar length together."""
+    """Decode every request, those of similar length together: ``batch_size`` at most, and no more source tokens,
+    padding included, than ``max_batch_tokens``. What ``watch`` ends is given back as it stands.
+    """
+    watch = watch or Watch()
     batches = plan_batches(
         [len(request.source.ids) for request in requests],
-        lambda length: _bytes_of(model, length, max(r.limit for r in requests), options.beam_size),
+        lambda length: _bytes_of(model, length, max(r.limit for r in requests), options.rows),
         batch_size,
         memory_budget(),
         equal=model.encoder is None,
+        most_tokens=max_batch_tokens,
     )
-    return in_order(batches, (_decode(engine, model, [requests[i] for i in b], options, check) for b in batches))
+
+    def results() -> Iterator[list[tuple[list[TokenHypothesis], Timings]]]:
+        done = 0
+        for batch in batches:
+            yield _decode(engine, model, [requests[i] for i in batch], options, check, watch)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(requests))
+
+    return in_order(batches, results())
 
 
 def _bytes_of(model: ModelSpec, length: int, limit: int, beams: int) -> int:
@@ -81,20 +142,28 @@ def _bytes_of(model: ModelSpec, length: int, limit: int, beams: int) -> int:
 
 
 def _decode(
-    engine: Engine, model: ModelSpec, batch: list[Request], options: DecodingOptions, check: Check
+    engine: Engine, model: ModelSpec, batch: list[Request], options: DecodingOptions, check: Check, watch: Watch
 ) -> list[tuple[list[TokenHypothesis], Timings]]:
     check()
+    if reason := watch.reason():
+        return [not_begun(reason, len(batch)) for _ in batch]
     begin = time.perf_counter()
     steps = start_search(engine, model, batch, options)
-    first = 0.0
+    first, reason = 0.0, None
     while True:
         try:
-            next(steps)
+            steps.send(reason)
         except StopIteration as stop:
             timings = Timings(first_token=first, total=time.perf_counter() - begin, batch=len(batch))
             return [(hypotheses, timings) for hypotheses in stop.value]
         first = first or time.perf_counter() - begin
         check()
+        reason = watch.reason()
+
+
+def not_begun(reason: FinishReason, batch: int) -> tuple[list[TokenHypothesis], Timings]:
+    """The result of a text of ``batch`` that was ended before its first token: one hypothesis without tokens."""
+    return [as_hypothesis((), (), reason, 0.0)], Timings(first_token=0.0, total=0.0, batch=batch)
 
 
 def score_all(

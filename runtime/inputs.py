@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import ContextLengthError
+from ..errors import ContextLengthError, InputError
 from .bundle.manifest import Manifest
 from .engine import Ids, Mask
 from .options import DecodingOptions, Overflow
@@ -77,6 +77,42 @@ def new_token_limit(manifest: Manifest, source_tokens: int, options: DecodingOpt
             f"{manifest.max_context} tokens; lower it, or pass overflow='truncate'"
         )
     return min(room, wanted or default_new_tokens(source_tokens, manifest.max_context))
+
+
+def prepare_prefix(tokenizer: Tokenizer, text: str, limit: int, options: DecodingOptions, name: str) -> tuple[int, ...]:
+    """Tokens of what a result has to begin with; an empty text has none.
+
+    Raises:
+        InputError: a stop string is in it.
+        ContextLengthError: it leaves no room for more within ``limit`` tokens.
+    """
+    if text == "":
+        return ()
+    ids = tuple(tokenizer.encode(text, f"the prefix of {name}"))
+    if stops := [stop for stop in options.stop if stop in tokenizer.decode(ids)]:
+        raise InputError(f"the prefix of {name} holds the stop string {stops[0]!r}, where its result would have ended")
+    if len(ids) >= limit:
+        raise ContextLengthError(
+            f"the prefix of {name} has {len(ids)} tokens and a result {limit} at most: shorten it, or raise "
+            "max_new_tokens"
+        )
+    return ids
+
+
+def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOptions) -> DecodingOptions:
+    """``options`` with token ids for texts.
+
+    Raises:
+        InputError: a token id beyond the vocabulary.
+    """
+    if not options.suppress and not options.logit_bias:
+        return options
+    size = manifest.model.vocab_size
+    suppress = [tokenizer.encode(p, "suppress") if isinstance(p, str) else p for p in options.suppress]
+    for name, ids in (*(("suppress", phrase) for phrase in suppress), ("logit_bias", list(options.logit_bias))):
+        if wrong := [i for i in ids if not 0 <= i < size]:
+            raise InputError(f"{name} has the token id {wrong[0]}, and the vocabulary ends at {size - 1}")
+    return replace(options, suppress=[tuple(phrase) for phrase in suppress])
 
 
 def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:

@@ -125,6 +125,18 @@ class DecodingOptions:
         _require(self.overflow in ("error", "truncate"), f"overflow ({self.overflow!r}) must be 'error' or 'truncate'")
 
     @property
+    def plain(self) -> bool:
+        """Whether this is greedy or beam search and no more."""
+        return self == DecodingOptions(
+            beam_size=self.beam_size,
+            length_penalty=self.length_penalty,
+            n_best=self.n_best,
+            max_new_tokens=self.max_new_tokens,
+            deadline=self.deadline,
+            overflow=self.overflow,
+        )
+
+    @property
     def pool_size(self) -> int:
         """Finished hypotheses that are enough for one group of beams."""
         return max(1, round(self.beam_size // self.beam_groups * self.patience))

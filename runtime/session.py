@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
@@ -12,12 +12,24 @@ from ..errors import EngineError, InputError, TokenizerError
 from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
-from .decoding import Request, decode_all, encode_all, score_all, start_search
+from .decoding import Progress as Done
+from .decoding import Request, decode_all, encode_all, score_all
 from .encoders import classification, fills, masked_tokens
 from .engine import Engine, Floats
-from .inputs import Prepared, check_target, new_token_limit, prepare_prompt, prepare_source
-from .options import DecodingOptions, Overflow, is_count
+from .inputs import (
+    Prepared,
+    check_target,
+    new_token_limit,
+    prepare_prefix,
+    prepare_prompt,
+    prepare_source,
+    resolve_tokens,
+)
+from .interrupt import Cancellation, Watch
+from .options import DecodingOptions, EarlyStopping, Overflow, Phrase, Sampling, is_count
 from .results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings, TokenHypothesis
+from .stopping import before_stop
+from .streaming import stream_pieces
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +40,10 @@ Texts = list[str] | tuple[str, ...]
 BATCH_SIZE = 32
 """Texts that go through the engine together by default, fewer where memory is short."""
 
+READ_AHEAD = 16
+"""Batches of texts that are read before the first of them goes through, where they come one by one."""
+
+_NO_OPTIONS = ("prefix", "cancellation", "batch_size", "max_batch_tokens", "progress")
 _PLAIN = Defaults(beam_size=1, length_penalty=0.6, max_new_tokens=None)
 _FOR_TASK = {
     "translate": "translate, stream or score",
@@ -37,18 +53,48 @@ _FOR_TASK = {
 }
 
 
-class DecodingArguments(TypedDict, total=False):
-    """Keyword arguments of decoding: :class:`~edgewise.runtime.options.DecodingOptions`, and the batch size.
+class StreamArguments(TypedDict, total=False):
+    """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and three more.
 
-    ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults.
+    ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults; with sampling or
+    alternatives, ``beam_size`` is 1. ``prefix``: what a result has to begin with, for all texts or one for each.
+    ``cancellation``: ends the decoding from another thread.
     """
 
     beam_size: int | None
     length_penalty: float | None
+    early_stopping: EarlyStopping
+    patience: float
+    beam_groups: int
+    diversity_penalty: float
     n_best: int
+    alternatives: int | None
+    sampling: Sampling | None
     max_new_tokens: int | None
+    min_new_tokens: int
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram: int | None
+    suppress: Sequence[Phrase]
+    logit_bias: Mapping[int, float]
+    stop: Sequence[str]
+    deadline: float | None
     overflow: Overflow
+    prefix: str | Sequence[str]
+    cancellation: Cancellation | None
+
+
+class DecodingArguments(StreamArguments, total=False):
+    """Keyword arguments of decoding several texts: :class:`StreamArguments`, and how they go through.
+
+    ``batch_size`` texts at most go through the engine together, and no more source tokens, padding included, than
+    ``max_batch_tokens``. ``progress(done, texts)`` is called after every batch.
+    """
+
     batch_size: int
+    max_batch_tokens: int | None
+    progress: Done | None
 
 
 class EncodingArguments(TypedDict, total=False):
@@ -153,14 +199,36 @@ class Session:
         found = self._decode(_listed(prompts), arguments)
         return found[0] if isinstance(prompts, str) else found
 
-    def stream(self, text: str, *, max_new_tokens: int | None = None, overflow: Overflow = "error") -> Iterator[str]:
-        """Decode greedily and give out the text as it comes; the pieces join to the whole.
+    def translate_iter(self, texts: Iterable[str], **arguments: Unpack[DecodingArguments]) -> Iterator[Generation]:
+        """As :meth:`translate`, for texts that need not fit in memory: results come in order as the texts are read.
 
-        What is wrong with ``text`` is said at once, not at the first piece. Closing the iterator stops the decoding.
+        ``READ_AHEAD`` batches of texts are read before their first result, to find texts of similar length.
+        """
+        self._require("translate_iter", "translate")
+        return self._decode_iter(texts, arguments)
+
+    def generate_iter(self, prompts: Iterable[str], **arguments: Unpack[DecodingArguments]) -> Iterator[Generation]:
+        """As :meth:`generate`, for prompts that need not fit in memory; see :meth:`translate_iter`."""
+        self._require("generate_iter", "generate")
+        return self._decode_iter(prompts, arguments)
+
+    def stream(self, text: str, **arguments: Unpack[StreamArguments]) -> Iterator[str]:
+        """Decode and give out the text as it comes; the pieces join to the whole, and none is taken back.
+
+        Greedy unless ``beam_size`` or ``sampling`` say otherwise. With beams, a piece comes once all that may still win
+        agree on it. What is wrong with ``text`` is said at once, not at the first piece. Closing the iterator stops
+        the decoding.
         """
         self._require("stream", "translate", "generate")
-        options = self._options({"beam_size": 1, "max_new_tokens": max_new_tokens, "overflow": overflow})
-        return self._pieces(self._request(text, options, "text"), options)
+        options = self._options({"beam_size": 1, **arguments})
+        if (results := max(options.n_best, options.rows if options.beam_size == 1 else 1)) > 1:
+            raise InputError(f"stream gives one result, and {results} are asked for: call translate or generate")
+        (prefix,) = _each(arguments.get("prefix", ""), 1)
+        request = self._request(text, options, "text", prefix)
+        watch = Watch(arguments.get("cancellation"), options.deadline)
+        prompt = self._prompt(request.source)
+        model = self.manifest.model
+        return stream_pieces(self.engine, model, request, options, self.tokenizer, prompt, self._check, watch)
 
     @overload
     def score(self, sources: str, targets: str | None = None, *, batch_size: int = BATCH_SIZE) -> Score: ...
@@ -239,12 +307,12 @@ class Session:
             )
         _ = self.engine
 
-    def _options(self, arguments: DecodingArguments) -> DecodingOptions:
+    def _options(self, arguments: StreamArguments) -> DecodingOptions:
         """The arguments over the bundle's defaults."""
         own = self.manifest.generation or _PLAIN
-        given = {k: v for k, v in arguments.items() if v is not None and k != "batch_size"}
+        given = {k: v for k, v in arguments.items() if v is not None and k not in _NO_OPTIONS}
         chosen = {
-            "beam_size": own.beam_size,
+            "beam_size": 1 if "sampling" in given or "alternatives" in given else own.beam_size,
             "length_penalty": own.length_penalty,
             "max_new_tokens": own.max_new_tokens,
             **given,
@@ -253,40 +321,84 @@ class Session:
         most = self.manifest.model.vocab_size // 2
         if options.beam_size > most:
             raise InputError(f"beam_size ({options.beam_size}) must be at most {most}, half of the vocabulary")
-        return options
+        return resolve_tokens(self.tokenizer, self.manifest, options)
 
-    def _request(self, text: str, options: DecodingOptions, name: str) -> Request:
+    def _request(self, text: str, options: DecodingOptions, name: str, prefix: str = "") -> Request:
         if self.manifest.task == "translate":
             source = prepare_source(self.tokenizer, self.manifest, text, options.overflow, name)
         else:
             source = prepare_prompt(self.tokenizer, self.manifest, text, options, name)
-        return Request(source=source, limit=new_token_limit(self.manifest, len(source.ids), options, name))
+        limit = new_token_limit(self.manifest, len(source.ids), options, name)
+        return Request(
+            source=source,
+            limit=limit,
+            prefix=prepare_prefix(self.tokenizer, prefix, limit, options, name),
+            text_of=self.tokenizer.text_after(self._prompt(source)) if options.stop else None,
+            name=name,
+        )
+
+    def _prompt(self, source: Prepared) -> tuple[int, ...]:
+        """What the text of a result continues."""
+        return () if self.manifest.task == "translate" else source.ids
 
     def _decode(self, texts: list[str], arguments: DecodingArguments) -> list[Generation]:
-        options, batch_size = self._options(arguments), _count(arguments.get("batch_size", BATCH_SIZE))
-        requests = [self._request(text, options, f"text {i}") for i, text in enumerate(texts)]
-        found = decode_all(self.engine, self.manifest.model, requests, options, batch_size, self._check)
-        return [self._generation(r.source, *answer) for r, answer in zip(requests, found, strict=True)]
+        options = self._options(arguments)
+        watch = Watch(arguments.get("cancellation"), options.deadline)
+        prefixes = _each(arguments.get("prefix", ""), len(texts))
+        return self._decoded(list(zip(texts, prefixes, strict=True)), options, watch, arguments)
 
-    def _generation(self, source: Prepared, found: list[TokenHypothesis], timings: Timings) -> Generation:
-        prompt = () if self.manifest.task == "translate" else source.ids
+    def _decode_iter(self, texts: Iterable[str], arguments: DecodingArguments) -> Iterator[Generation]:
+        options, prefix = self._options(arguments), arguments.get("prefix", "")
+        watch = Watch(arguments.get("cancellation"), options.deadline)
+        if isinstance(texts, str) or not isinstance(prefix, str):
+            raise InputError("an iterator takes an iterable of texts, and one prefix for all of them")
+        rest, window = iter(texts), READ_AHEAD * _count(arguments.get("batch_size", BATCH_SIZE))
+
+        def results() -> Iterator[Generation]:
+            first = 0
+            while chunk := [(text, prefix) for text in islice(rest, window)]:
+                yield from self._decoded(chunk, options, watch, arguments, first)
+                first += len(chunk)
+
+        return results()
+
+    def _decoded(
+        self,
+        texts: list[tuple[str, str]],
+        options: DecodingOptions,
+        watch: Watch,
+        arguments: DecodingArguments,
+        first: int = 0,
+    ) -> list[Generation]:
+        """Decode texts, each with its prefix; the first of them is text ``first``."""
+        most = arguments.get("max_batch_tokens")
+        requests = [self._request(t, options, f"text {i}", p) for i, (t, p) in enumerate(texts, start=first)]
+        found = decode_all(
+            self.engine,
+            self.manifest.model,
+            requests,
+            options,
+            _count(arguments.get("batch_size", BATCH_SIZE)),
+            self._check,
+            watch=watch,
+            progress=arguments.get("progress"),
+            max_batch_tokens=None if most is None else _count(most, "max_batch_tokens"),
+        )
+        return [self._generation(r.source, *answer, options) for r, answer in zip(requests, found, strict=True)]
+
+    def _generation(
+        self, source: Prepared, found: list[TokenHypothesis], timings: Timings, options: DecodingOptions
+    ) -> Generation:
+        texts = [self.tokenizer.continuation(self._prompt(source), h.tokens) for h in found]
         return Generation(
-            hypotheses=tuple(Hypothesis(text=self.tokenizer.continuation(prompt, h.tokens), **vars(h)) for h in found),
+            hypotheses=tuple(
+                Hypothesis(text=before_stop(text, options.stop), **vars(h))
+                for text, h in zip(texts, found, strict=True)
+            ),
             source_tokens=source.ids,
             truncated=source.truncated,
             timings=timings,
         )
-
-    def _pieces(self, request: Request, options: DecodingOptions) -> Iterator[str]:
-        prompt = () if self.manifest.task == "translate" else request.source.ids
-        text = self.tokenizer.detokenizer(prompt)
-        with closing(start_search(self.engine, self.manifest.model, [request], options)) as steps:
-            for token in steps:
-                if piece := text.push(int(token[0])):
-                    yield piece
-                self._check()
-        if piece := text.finish():
-            yield piece
 
     def _score(self, sources: list[str], targets: list[str] | None, batch_size: int) -> list[Score]:
         if targets is not None and len(targets) != len(sources):
@@ -320,6 +432,15 @@ def _listed(texts: str | Texts) -> list[str]:
     if not isinstance(texts, list | tuple):
         raise InputError(f"texts is {type(texts).__name__}, expected a string or a list of strings")
     return list(texts)
+
+
+def _each(prefix: str | Sequence[str], texts: int) -> list[str]:
+    """A prefix for every text."""
+    if isinstance(prefix, str):
+        return [prefix] * texts
+    if not isinstance(prefix, list | tuple) or len(prefix) != texts:
+        raise InputError(f"prefix ({prefix!r}) must be a string, or a list of one for each of {texts} texts")
+    return list(prefix)
 
 
 def _count(value: int, name: str = "batch_size") -> int:

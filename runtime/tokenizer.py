@@ -109,6 +109,11 @@ class Tokenizer:
         """Turn tokens into text as they come; ``prompt`` is what they continue."""
         return Detokenizer(self, prompt)
 
+    def text_after(self, prompt: Sequence[int]) -> Callable[[Sequence[int]], str]:
+        """What gives the text that tokens add to that of ``prompt``, as :meth:`continuation` does, over and over."""
+        shown = len(self.decode(prompt)) if prompt else 0
+        return lambda ids: self.decode((*prompt, *ids))[shown:]
+
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """Text that ``ids`` add to that of ``prompt``, a leading space included."""
         pieces = self.detokenizer(prompt)
