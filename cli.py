@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cli_decoding import DECODING, SAMPLING, add_decoding_options, count, decoding_arguments, flag
 from .errors import EdgewiseError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 TARGETS = ("cpu", "openvino")
 PRECISIONS = ("fp32", "int8", "int8-fast")
 _EXPORT_LIBRARIES = ("torch", "safetensors", "onnx", "onnxscript", "onnx_ir")
-_DECODING = ("beam_size", "length_penalty", "max_new_tokens", "n_best")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,19 +87,12 @@ def _command(commands: Commands, name: str, function: Callable[[argparse.Namespa
 def _add_engine_options(parser: _Parser) -> None:
     parser.add_argument("--target", default="auto", help="cpu, openvino, openvino:GPU, openvino:NPU (default: auto)")
     parser.add_argument("--precision", default="auto", help="fp32, int8 or int8-fast (default: auto)")
-    parser.add_argument("--threads", type=_count, help="threads (default: what this machine allows)")
+    parser.add_argument("--threads", type=count, help="threads (default: what this machine allows)")
     _add_skip_hashes(parser)
 
 
 def _add_skip_hashes(parser: _Parser) -> None:
     parser.add_argument("--skip-hashes", action="store_true", help="open the bundle without checking its hashes")
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return value
 
 
 def _add_bundle(parser: _Parser) -> None:
@@ -122,20 +115,18 @@ def _add_run(commands: Commands) -> None:
     )
     parser.add_argument("--bundle", type=Path, help="the bundle, where a text could be mistaken for one")
     _add_engine_options(parser)
-    parser.add_argument("--beam-size", type=_count, help="1 is greedy (default: the bundle's)")
-    parser.add_argument("--length-penalty", type=float, help="divides scores by ((5 + length) / 6) ** penalty")
-    parser.add_argument("--max-new-tokens", type=_count, help="most tokens of an output (default: the input's + 50)")
-    parser.add_argument("--n-best", type=_count, help="hypotheses for every text, with --json")
+    add_decoding_options(parser)
     parser.add_argument("--overflow", choices=("error", "truncate"), default="error", help="text beyond the context")
-    parser.add_argument("--batch-size", type=_count, default=32, help="lines that go through together (default: 32)")
+    parser.add_argument("--batch-size", type=count, default=32, help="lines that go through together (default: 32)")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from .runtime.load import load
 
     bundle, words = _split_words(arguments.bundle, arguments.words)
-    if (arguments.n_best or 1) > 1 and not arguments.json:
-        arguments.parser.error("--n-best gives several lines for one: add --json")
+    for name in ("n_best", "samples", "alternatives"):
+        if (getattr(arguments, name) or 1) > 1 and not arguments.json:
+            arguments.parser.error(f"{flag(name)} gives several lines for one: add --json")
     with load(
         bundle, arguments.target, arguments.precision, arguments.threads, verify=not arguments.skip_hashes
     ) as session:
@@ -168,7 +159,7 @@ def _is_bundle(word: str) -> bool:
 
 def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
     if task in ("fill_mask", "classify"):
-        given = [f"--{name.replace('_', '-')}" for name in _DECODING if getattr(arguments, name) is not None]
+        given = [flag(name) for name in (*DECODING, *SAMPLING) if getattr(arguments, name) is not None]
         if given:
             arguments.parser.error(f"{', '.join(given)}: a bundle made for {task} does not decode")
 
@@ -180,7 +171,7 @@ Answerer = Callable[[list[str]], list[Answer]]
 def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
     """What turns texts into results: ``output`` is what the text mode prints."""
     shared = {"overflow": arguments.overflow, "batch_size": arguments.batch_size}
-    decoding: Any = {name: getattr(arguments, name) for name in _DECODING if getattr(arguments, name) is not None}
+    decoding: Any = decoding_arguments(arguments)
     if session.manifest.task == "translate":
         return lambda texts: [_generation("", g) for g in session.translate(texts, **decoding, **shared)]
     if session.manifest.task == "generate":
@@ -353,8 +344,8 @@ def _add_bench(commands: Commands) -> None:
     parser = _command(commands, "bench", _bench, "Time a bundle on this machine.")
     _add_bundle(parser)
     _add_engine_options(parser)
-    parser.add_argument("--repeats", type=_count, default=5, help="timed passes over the texts (default: 5)")
-    parser.add_argument("--texts", type=_count, default=32, help="texts of a pass (default: 32)")
+    parser.add_argument("--repeats", type=count, default=5, help="timed passes over the texts (default: 5)")
+    parser.add_argument("--texts", type=count, default=32, help="texts of a pass (default: 32)")
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgewise import cli
+from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
 
 from .runtime.tiny_session import session_for
@@ -109,6 +110,45 @@ def test_json_is_an_object_a_line(run: Run, opened: Any, stdin: Any) -> None:
     assert {"tokens", "finish_reason", "truncated", "seconds", "normalized_score"} <= set(first)
 
 
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("--temperature 0.7 --top-k 40 --seed 3", {"sampling": Sampling(temperature=0.7, top_k=40, seed=3)}),
+        ("--top-p 0.9 --min-p 0.01 --typical-p 0.95 --seed 1 --samples 2", {
+            "sampling": Sampling(top_p=0.9, min_p=0.01, typical_p=0.95, seed=1, samples=2)
+        }),
+        ("--beam-size 4 --early-stopping true --patience 0.5", {
+            "beam_size": 4, "early_stopping": True, "patience": 0.5
+        }),
+        ("--beam-size 2 --early-stopping never", {"beam_size": 2, "early_stopping": "never"}),
+        ("--beam-size 2 --early-stopping false", {"beam_size": 2}),
+        ("--beam-size 4 --beam-groups 2 --diversity-penalty 0.5", {
+            "beam_size": 4, "beam_groups": 2, "diversity_penalty": 0.5
+        }),
+        ("--alternatives 3 --prefix Ein", {"alternatives": 3, "prefix": "Ein"}),
+        ("--repetition-penalty 1.5 --presence-penalty 0.5 --frequency-penalty 0.2", {
+            "repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.2
+        }),
+        ("--no-repeat-ngram 1 --min-new-tokens 5 --max-new-tokens 6", {
+            "no_repeat_ngram": 1, "min_new_tokens": 5, "max_new_tokens": 6
+        }),
+        ("--suppress man --suppress dog --stop e --deadline 60", {
+            "suppress": ["man", "dog"], "stop": ["e"], "deadline": 60
+        }),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_decoding_options_are_those_of_the_session(
+    run: Run, opened: Any, words: str, arguments: dict[str, Any]
+) -> None:
+    opened("translate")
+    status, out, err = run("run", "--json", *words.split(), "A man rides.")
+    assert (status, err) == (0, "")
+    expected = session_for("translate", max_positions=48).translate("A man rides.", **arguments)
+    assert [h["text"] for h in json.loads(out)["hypotheses"]] == [h.text for h in expected.hypotheses]
+    assert json.loads(out)["score"] == pytest.approx(expected.score)
+
+
 @pytest.mark.parametrize("task", ["generate", "classify", "fill_mask"])
 def test_json_of_other_tasks(run: Run, opened: Any, task: str) -> None:
     opened(task)
@@ -184,6 +224,9 @@ def test_a_text_cut_to_the_context_is_said(run: Run, opened: Any) -> None:
         (("run", "--threads", "0", "A man."), "'0' is no whole number of at least 1"),
         (("run", "--beam-size", "five", "A man."), "'five' is no whole number of at least 1"),
         (("run", "--n-best", "2", "A man."), "add --json"),
+        (("run", "--samples", "2", "A man."), "--samples gives several lines for one: add --json"),
+        (("run", "--alternatives", "2", "A man."), "--alternatives gives several lines for one: add --json"),
+        (("run", "--early-stopping", "always", "A man."), "invalid choice: 'always'"),
         (("run", "--overflow", "split", "A man."), "invalid choice: 'split'"),
         (("export", "checkpoint"), "required: -o/--output"),
         (("export", "checkpoint", "-o", "x", "--precision", "int3"), "invalid choice: 'int3'"),
@@ -200,8 +243,17 @@ def test_usage_errors_end_with_2_and_a_hint(run: Run, opened: Any, words: tuple[
     assert "--help' explains it" in err
 
 
+def test_options_that_contradict_each_other_are_refused(run: Run, opened: Any) -> None:
+    opened("translate")
+    status, out, err = run("run", "--top-p", "0.9", "--beam-size", "3", "A man.")
+    assert (status, out) == (1, "")
+    assert "sampling needs beam_size 1, this is 3: choose one of the two" in err
+    assert "top_p (2.0) must be a number above 0 and at most 1" in run("run", "--top-p", "2", "A man.")[2]
+
+
 def test_options_that_mean_nothing_for_the_task_are_refused(run: Run, opened: Any) -> None:
     opened("classify")
+    assert "--top-k: a bundle made for classify does not decode" in run("run", "--top-k", "5", "A man.")[2]
     status, _, err = run("run", "--beam-size", "5", "A man.")
     assert status == 2
     assert "--beam-size: a bundle made for classify does not decode" in err

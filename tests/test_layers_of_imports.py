@@ -34,9 +34,9 @@ LIBRARIES = {
     "benchmarks": {"numpy", "psutil", "sacrebleu", "matplotlib", "tqdm"},
 }
 # The files at the root join the stages and may import all of them.
-ROOT_FILES = {"__init__", "__main__", "cli", "pipeline"}
+ROOT_FILES = {"__init__", "__main__", "cli", "cli_decoding", "pipeline"}
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
-LAZY = {"__init__", "__main__", "cli"}
+LAZY = {"__init__", "__main__", "cli", "cli_decoding"}
 # openvino is an extra: only its engine imports it, when asked for.
 OPENVINO = "runtime.engines.openvino"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.

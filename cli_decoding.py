@@ -1,0 +1,86 @@
+"""How to decode, on the command line: the options of ``edgewise run`` and what they are to a session."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "samples")
+DECODING = (
+    "beam_size",
+    "length_penalty",
+    "early_stopping",
+    "patience",
+    "beam_groups",
+    "diversity_penalty",
+    "n_best",
+    "alternatives",
+    "max_new_tokens",
+    "min_new_tokens",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "no_repeat_ngram",
+    "suppress",
+    "stop",
+    "prefix",
+    "deadline",
+)
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """Options of search, sampling and rules."""
+    search = parser.add_argument_group("search")
+    search.add_argument("--beam-size", type=count, help="1 is greedy (default: the bundle's)")
+    search.add_argument("--length-penalty", type=float, help="divides scores by ((5 + length) / 6) ** penalty")
+    search.add_argument(
+        "--early-stopping", choices=("true", "false", "never"), help="when enough hypotheses are enough"
+    )
+    search.add_argument("--patience", type=float, help="enough is the beam size times this (default: 1)")
+    search.add_argument("--beam-groups", type=count, help="groups of beams that avoid each other's tokens")
+    search.add_argument("--diversity-penalty", type=float, help="what a token counts less that another group took")
+    search.add_argument("--n-best", type=count, help="hypotheses for every text, with --json")
+    search.add_argument("--alternatives", type=count, help="results for so many first tokens, with --json")
+    search.add_argument("--prefix", help="what an output has to begin with")
+    draw = parser.add_argument_group("sampling", "each of these draws at random instead of taking the most probable")
+    draw.add_argument("--temperature", type=float, help="divides logits (default: 1)")
+    draw.add_argument("--top-k", type=count, help="draw from the so many most probable tokens")
+    draw.add_argument("--top-p", type=float, help="draw from the fewest tokens that are so probable together")
+    draw.add_argument("--min-p", type=float, help="draw from tokens so many times as probable as the best")
+    draw.add_argument("--typical-p", type=float, help="draw from the fewest typical tokens so probable together")
+    draw.add_argument("--seed", type=int, help="the same draw every time")
+    draw.add_argument("--samples", type=count, help="draws for every text, with --json")
+    rules = parser.add_argument_group("rules")
+    rules.add_argument("--max-new-tokens", type=count, help="most tokens of an output (default: the input's + 50)")
+    rules.add_argument("--min-new-tokens", type=count, help="fewest tokens of an output, the end token left out")
+    rules.add_argument("--repetition-penalty", type=float, help="divides logits of tokens that were read; 1 is none")
+    rules.add_argument("--presence-penalty", type=float, help="subtracted once for a token that is in the output")
+    rules.add_argument("--frequency-penalty", type=float, help="subtracted for every time a token is in the output")
+    rules.add_argument("--no-repeat-ngram", type=count, help="no so many tokens twice in the same order")
+    rules.add_argument("--suppress", action="append", metavar="TEXT", help="a text that must not come; may be repeated")
+    rules.add_argument("--stop", action="append", metavar="TEXT", help="a text that ends an output; may be repeated")
+    rules.add_argument("--deadline", type=float, metavar="SECONDS", help="what a batch of lines may take at most")
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return value
+
+
+def flag(name: str) -> str:
+    """How the option ``name`` is written."""
+    return f"--{name.replace('_', '-')}"
+
+
+def decoding_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, as the session's keyword arguments."""
+    from .runtime.options import Sampling
+
+    given = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
+    if "early_stopping" in given:
+        given["early_stopping"] = {"true": True, "false": False, "never": "never"}[given["early_stopping"]]
+    draw = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
+    return given | ({"sampling": Sampling(**draw)} if draw else {})
