@@ -298,7 +298,7 @@ def as_hypothesis(
     tokens: Sequence[int], log_probs: Sequence[float], reason: FinishReason, length_penalty: float
 ) -> TokenHypothesis:
     """A decoded sequence with its score."""
-    score = sum(log_probs)
+    score = sum(log_probs, 0.0)
     return TokenHypothesis(
         tokens=tuple(tokens),
         token_log_probs=tuple(log_probs),
