@@ -22,6 +22,7 @@ DECODING = (
     "frequency_penalty",
     "no_repeat_ngram",
     "suppress",
+    "include",
     "stop",
     "prefix",
     "deadline",
@@ -58,6 +59,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--frequency-penalty", type=float, help="subtracted for every time a token is in the output")
     rules.add_argument("--no-repeat-ngram", type=count, help="no so many tokens twice in the same order")
     rules.add_argument("--suppress", action="append", metavar="TEXT", help="a text that must not come; may be repeated")
+    rules.add_argument("--include", action="append", metavar="TEXT", help="a text that must come; may be repeated")
     rules.add_argument("--stop", action="append", metavar="TEXT", help="a text that ends an output; may be repeated")
     rules.add_argument("--deadline", type=float, metavar="SECONDS", help="what a batch of lines may take at most")
 

@@ -42,6 +42,7 @@ class Options:
     frequency_penalty: float = 0.0
     no_repeat_ngram: int | None = None
     suppress: Sequence[Sequence[int]] = ()
+    include: Sequence[Sequence[int]] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: Sequence[str] = ()
     temperature: float = 1.0
@@ -138,6 +139,10 @@ class Decoder:
             reason = "stop" if any(s in self.text_of(tokens) for s in self.options.stop) else None
         return Naive(tokens, (*naive.log_probs, log_prob), reason)
 
+    def order(self, naive: Naive) -> tuple[int, float]:
+        """What finished sequences are sorted by: those that hold most of what they must, then the best."""
+        return -held(naive.tokens, self.options.include), -naive.ranked(self.options.length_penalty)
+
     def forced(self) -> Naive:
         """The prefix, with the probabilities that the network itself gives it."""
         naive = Naive()
@@ -216,6 +221,35 @@ def drawn(probabilities: Mapping[int, float], uniform: float, margin: Margin) ->
     return max(probabilities)
 
 
+def held(tokens: Sequence[int], phrases: Sequence[Sequence[int]]) -> int:
+    """How many tokens of ``phrases`` are there: of whole phrases, and of the longest beginning of one at the end."""
+    text = "," + "".join(f"{t}," for t in tokens)
+    written = ["," + "".join(f"{t}," for t in phrase) for phrase in phrases]
+    whole = sum(len(p) for p, w in zip(phrases, written, strict=True) if w in text)
+    others = [p for p, w in zip(phrases, written, strict=True) if w not in text]
+    begun = [n for p in others for n in range(1, len(p)) if list(tokens[-n:]) == list(p[:n])]
+    return whole + max(begun, default=0)
+
+
+def shares(beams: int, counts: Sequence[int]) -> list[int]:
+    """How many beams each bank gets: one beam after the other is given away.
+
+    Every bank has equally many to give, the last also the remainder. From the last bank to the first, each beam goes
+    to the nearest bank that has a continuation left, to the lower one of two; its own bank is the nearest.
+    """
+    banks = len(counts)
+    own = [beams // banks] * banks
+    own[-1] += beams - sum(own)
+    given = [min(share, count) for share, count in zip(own, counts, strict=True)]
+    for bank in range(banks - 1, -1, -1):
+        for _ in range(max(0, own[bank] - counts[bank])):
+            free = [b for b in range(banks) if counts[b] > given[b]]
+            if free:
+                nearest = min(free, key=lambda b: (abs(b - bank), b))
+                given[nearest] += 1
+    return given
+
+
 class Group:
     """Live and finished sequences of one group of beams."""
 
@@ -240,12 +274,8 @@ class Group:
     def step(self, taken: Sequence[int], skip: int = 0) -> list[int]:
         """Take one step; ``taken``: what groups before took in it. Returns what this one took."""
         ranked = self.continuations(taken)[skip:]
-        for _, naive in ranked[: self.size]:
-            if naive.reason:
-                self.finish(naive)
-        alive = [(rank, naive) for rank, naive in ranked if not naive.reason]
-        self.note(ranked, alive)
-        self.live = [naive for _, naive in alive[: self.size]]
+        alive = [f for bank, share in self.banks(ranked) for f in self.take(bank, share)]
+        self.live = [naive for _, naive in sorted(alive, key=ranked.index)]
         self.done = self.is_done()
         if self.live and len(self.live[0].tokens) == self.options.max_new_tokens:
             for naive in self.live:
@@ -253,17 +283,37 @@ class Group:
             self.done = True
         return [naive.tokens[-1] for naive in self.live]
 
+    def take(self, ranked: list[tuple[float, Naive]], size: int) -> list[tuple[float, Naive]]:
+        """The best ``size`` that go on; what ends within the first ``size`` ranks is finished."""
+        for _, naive in ranked[:size]:
+            if naive.reason:
+                self.finish(naive)
+        alive = [(rank, naive) for rank, naive in ranked if not naive.reason]
+        self.note(ranked[: size + 1], alive[: size + 1])
+        return alive[:size]
+
+    def banks(self, ranked: list[tuple[float, Naive]]) -> list[tuple[list[tuple[float, Naive]], int]]:
+        """Continuations by how much they hold of what they must, and how many of the beams each kind gets."""
+        wanted = self.options.include
+        total = sum(map(len, wanted))
+        banks: list[list[tuple[float, Naive]]] = [[] for _ in range(total + 1)]
+        for rank, naive in ranked:
+            met = held(naive.tokens, wanted)
+            if met == total or not naive.reason:
+                banks[met].append((rank, naive))
+        return list(zip(banks, shares(self.size, [len(bank) for bank in banks]), strict=True))
+
     def note(self, ranked: list[tuple[float, Naive]], alive: list[tuple[float, Naive]]) -> None:
         """Note what this step hung on: who lives, in which order, and who ended within the first ranks."""
         margin = self.decoder.margin
-        for found in (ranked[: self.size + 1], alive[: self.size + 1]):
+        for found in (ranked, alive):
             margin.note(*(a[0] - b[0] for a, b in itertools.pairwise(found)))
 
     def finish(self, naive: Naive) -> None:
         """Add to the finished, of which the best ``pool_size`` are kept; of equals the one that came first."""
         penalty, margin = self.options.length_penalty, self.decoder.margin
         margin.note(*(naive.ranked(penalty) - other.ranked(penalty) for other in self.finished))
-        self.finished = sorted([*self.finished, naive], key=lambda f: -f.ranked(penalty))[: self.pool_size]
+        self.finished = sorted([*self.finished, naive], key=self.decoder.order)[: self.pool_size]
 
     def is_done(self) -> bool:
         """Whether nothing that is live is waited for."""
@@ -296,7 +346,9 @@ def beam(
         for group in groups:
             if not group.done:
                 taken += group.step(taken)
-    best = sorted((f for g in groups for f in g.finished), key=lambda f: -f.ranked(options.length_penalty))
+    best = sorted((f for g in groups for f in g.finished), key=decoder.order)
+    total = sum(map(len, options.include))
+    best = [f for f in best if held(f.tokens, options.include) == total] or best
     ranks = [f.ranked(options.length_penalty) for f in best]
     decoder.margin.note(*(a - b for a, b in itertools.pairwise(ranks) if a != b))
     return best[: options.n_best], decoder.margin.value

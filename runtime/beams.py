@@ -6,11 +6,12 @@ search is a beam of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from .constraints import share_out
 from .engine import Candidates, Floats, Ids
 from .requests import Live, RequestSearch, Task, common_prefix, log_softmax
 from .results import FinishReason, TokenHypothesis
@@ -29,7 +30,7 @@ class Continuation(NamedTuple):
 class Group:
     """The beams of one group: those that live, in the rows from ``first_row`` on, and those that have finished."""
 
-    def __init__(self, search: RequestSearch, size: int, first_row: int) -> None:
+    def __init__(self, search: BeamRequest, size: int, first_row: int) -> None:
         self.search, self.size, self.first_row = search, size, first_row
         self.live = [Live(first_row)]  # the rows of a text agree at first: only one of them may be continued
         self.finished: list[TokenHypothesis] = []
@@ -41,21 +42,45 @@ class Group:
 
     def advance(self, ranked: Iterator[Continuation]) -> list[int]:
         """Take one step from continuations, best first. Returns the tokens that the live beams took."""
-        task, alive = self.search.task, list[Live]()
-        for rank, (beam, token, log_prob) in enumerate(ranked):
-            longer = self.live[beam].extended(self.first_row + len(alive), token, log_prob)
-            reason = task.ended(longer.tokens)
-            if reason is None:
-                alive.append(longer)
-            elif rank < self.size:
-                self._add(self.search.hypothesis(longer, reason))
-            if len(alive) == self.size:
-                break
+        task = self.search.task
+        alive = self._from_banks(ranked) if task.include else self._take(ranked, self.size)
         if not alive and not self.finished:
             raise task.nothing_left(self.live[0].tokens)
-        self.live = alive
+        self.live = [self._longer(c, self.first_row + i) for i, c in enumerate(alive)]
         self._close()
-        return [live.tokens[-1] for live in alive]
+        return [continuation.token for continuation in alive]
+
+    def _take(self, ranked: Iterable[Continuation], size: int) -> list[Continuation]:
+        """The first ``size`` that go on; what ends within the first ``size`` ranks is finished."""
+        alive: list[Continuation] = []
+        for rank, continuation in enumerate(ranked):
+            longer = self._longer(continuation, self.first_row)
+            reason = self.search.task.ended(longer.tokens)
+            if reason is None:
+                alive.append(continuation)
+            elif rank < size:
+                self._add(self.search.hypothesis(longer, reason))
+            if len(alive) >= size:
+                break
+        return alive
+
+    def _from_banks(self, ranked: Iterable[Continuation]) -> list[Continuation]:
+        """What lives on where phrases must appear, each bank's share: see :mod:`edgewise.runtime.constraints`."""
+        task = self.search.task
+        banks: list[list[tuple[int, Continuation]]] = [[] for _ in range(sum(map(len, task.include)) + 1)]
+        for rank, continuation in enumerate(ranked):
+            tokens = self._longer(continuation, 0).tokens
+            lacking = task.missing(tokens)
+            if lacking == 0 or task.ended(tokens) is None:
+                banks[-1 - lacking].append((rank, continuation))
+        alive: list[tuple[int, Continuation]] = []
+        for share, bank in zip(share_out(self.size, list(map(len, banks))), banks, strict=True):
+            places = {continuation: rank for rank, continuation in bank}
+            alive += [(places[c], c) for c in self._take(places, share)] if share else []
+        return [continuation for _, continuation in sorted(alive)]
+
+    def _longer(self, continuation: Continuation, row: int) -> Live:
+        return self.live[continuation.beam].extended(row, continuation.token, continuation.log_prob)
 
     def interrupt(self, reason: FinishReason) -> None:
         """Finish what lives as it stands."""
@@ -65,7 +90,7 @@ class Group:
 
     def _add(self, hypothesis: TokenHypothesis) -> None:
         self.finished.append(hypothesis)
-        self.finished.sort(key=lambda h: -h.normalized_score)  # stable: of equals, the one finished first
+        self.finished.sort(key=self.search.order)  # stable: of equals, the one finished first
         del self.finished[self.search.task.options.pool_size :]
 
     def _close(self) -> None:
@@ -144,7 +169,8 @@ class BeamRequest(RequestSearch):
         assert logits is not None
         unbounded = self.task.options.stop and self.task.options.beam_size > 1
         width = logits.shape[1] if unbounded else self.task.width
-        return [top(self.task.log_probs(logits[live.row], live.tokens), width) for live in group.live]
+        wanted = sorted({token for phrase in self.task.include for token in phrase})
+        return [top(self.task.log_probs(logits[live.row], live.tokens), width, wanted) for live in group.live]
 
     def interrupt(self, reason: FinishReason) -> None:
         """See :class:`~edgewise.runtime.requests.RequestSearch`."""
@@ -156,7 +182,12 @@ class BeamRequest(RequestSearch):
         found = [hypothesis for group in self.groups for hypothesis in group.finished]
         if self.task.options.alternatives:
             return found
-        return sorted(found, key=lambda h: -h.normalized_score)[: self.task.options.n_best]
+        complete = [hypothesis for hypothesis in found if not self.task.missing(hypothesis.tokens)]
+        return sorted(complete or found, key=self.order)[: self.task.options.n_best]
+
+    def order(self, hypothesis: TokenHypothesis) -> tuple[int, float]:
+        """What finished hypotheses are sorted by: first those that lack least of the phrases they must hold."""
+        return self.task.missing(hypothesis.tokens), -hypothesis.normalized_score
 
     def agreed(self) -> tuple[int, ...]:
         """See :class:`~edgewise.runtime.requests.RequestSearch`."""
@@ -166,12 +197,18 @@ class BeamRequest(RequestSearch):
         return common_prefix([*finished, *(live.tokens for live in self.live)])
 
 
-def top(log_probs: Doubles, width: int) -> tuple[Doubles, Ids]:
-    """The best ``width`` of ``log_probs (V,)`` that are possible at all, best first, of equals the lower id first."""
+def top(log_probs: Doubles, width: int, wanted: Sequence[int] = ()) -> tuple[Doubles, Ids]:
+    """The best ``width`` of ``log_probs (V,)``, and the tokens ``wanted``, as far as they are possible at all.
+
+    Best first, of equals the lower id first.
+    """
     width = min(width, len(log_probs))
     least = np.partition(log_probs, -width)[-width]
     near = np.flatnonzero((log_probs >= least) & (log_probs > -np.inf))  # with every tie of the last
     ids = near[np.argsort(-log_probs[near], kind="stable")[:width]]
+    if len(wanted) > 0:
+        ids = np.union1d(ids, [token for token in wanted if log_probs[token] > -np.inf]).astype(np.int64)
+        ids = ids[np.argsort(-log_probs[ids], kind="stable")]
     return log_probs[ids], ids
 
 

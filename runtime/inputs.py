@@ -105,14 +105,18 @@ def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOp
     Raises:
         InputError: a token id beyond the vocabulary.
     """
-    if not options.suppress and not options.logit_bias:
+    if not (options.suppress or options.include or options.logit_bias):
         return options
+    phrases = {"suppress": options.suppress, "include": options.include}
+    resolved = {
+        name: tuple(tuple(tokenizer.encode(p, name) if isinstance(p, str) else p) for p in given)
+        for name, given in phrases.items()
+    }
     size = manifest.model.vocab_size
-    suppress = [tokenizer.encode(p, "suppress") if isinstance(p, str) else p for p in options.suppress]
-    for name, ids in (*(("suppress", phrase) for phrase in suppress), ("logit_bias", list(options.logit_bias))):
+    for name, ids in {**{n: sum(p, ()) for n, p in resolved.items()}, "logit_bias": tuple(options.logit_bias)}.items():
         if wrong := [i for i in ids if not 0 <= i < size]:
             raise InputError(f"{name} has the token id {wrong[0]}, and the vocabulary ends at {size - 1}")
-    return replace(options, suppress=[tuple(phrase) for phrase in suppress])
+    return replace(options, suppress=resolved["suppress"], include=resolved["include"])
 
 
 def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:

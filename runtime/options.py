@@ -79,6 +79,8 @@ class DecodingOptions:
       ``diversity_penalty`` less for every beam of the groups before that took it in this step (Vijayakumar et al. 2016,
       Hamming diversity). The penalty chooses tokens and is in no score.
     * ``n_best``: hypotheses given back.
+    * ``include``: texts or token ids that a result must hold (:mod:`edgewise.runtime.constraints`). Where that cannot
+      be done within ``max_new_tokens``, results hold as much as could be.
     * ``alternatives``: so many results, one for each of the most probable first tokens, most probable first, continued
       greedily; after a prefix, for each of the tokens that follow it.
     * ``max_new_tokens``: tokens of a result, prefix and end token included; ``None`` is source tokens + 50 (Vaswani et
@@ -112,6 +114,7 @@ class DecodingOptions:
     frequency_penalty: float = 0.0
     no_repeat_ngram: int | None = None
     suppress: Sequence[Phrase] = ()
+    include: Sequence[Phrase] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: Sequence[str] = ()
     deadline: float | None = None
@@ -194,16 +197,17 @@ class DecodingOptions:
             )
 
     def _check_phrases(self) -> None:
-        for name in ("suppress", "stop"):
+        for name in ("suppress", "include", "stop"):
             _require(
                 isinstance(getattr(self, name), list | tuple),
                 f"{name} ({getattr(self, name)!r}) must be a list or tuple",
             )
-        for phrase in self.suppress:
-            _require(
-                _is_text(phrase) or _are_ids(phrase),
-                f"suppress ({phrase!r}) must hold texts or lists of token ids, none of them empty",
-            )
+        for name in ("suppress", "include"):
+            for phrase in getattr(self, name):
+                _require(
+                    _is_text(phrase) or _are_ids(phrase),
+                    f"{name} ({phrase!r}) must hold texts or lists of token ids, none of them empty",
+                )
         for text in self.stop:
             _require(_is_text(text), f"stop ({text!r}) must hold texts, none of them empty")
 
@@ -238,9 +242,9 @@ class DecodingOptions:
         )
 
     def _check_what_needs_beams(self) -> None:
-        for name, default in (("early_stopping", False), ("patience", 1.0), ("beam_groups", 1)):
+        for name, default in (("early_stopping", False), ("patience", 1.0), ("beam_groups", 1), ("include", ())):
             _require(
-                getattr(self, name) == default or self.beam_size > 1,
+                not getattr(self, name) or getattr(self, name) == default or self.beam_size > 1,
                 f"{name} ({getattr(self, name)!r}) needs beams: raise beam_size above 1, or leave it out",
             )
         _require(

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..errors import InputError
+from .constraints import missing
 from .engine import Candidates, DecoderRun, Floats, Ids, places_kept
 from .options import DecodingOptions
 from .results import FinishReason, TokenHypothesis
@@ -55,12 +56,21 @@ class Task:
         options = self.options
         # Of a row's candidates one is the end token, but any number may complete a stop string.
         unbounded = options.beam_size > 1 and bool(options.stop)
-        return bool(self.rules or self.prefix or options.sampling or unbounded)
+        return bool(self.rules or self.prefix or options.sampling or options.include or unbounded)
 
     @property
     def width(self) -> int:
         """Candidates a row that the search looks at: enough for every beam to continue one and the same."""
         return max(2 * self.options.beam_size, (self.options.alternatives or 1) + 1)
+
+    @cached_property
+    def include(self) -> tuple[tuple[int, ...], ...]:
+        """Phrases that a result must hold."""
+        return tuple(dict.fromkeys(tuple(p) for p in self.options.include if not isinstance(p, str)))
+
+    def missing(self, tokens: tuple[int, ...]) -> int:
+        """Tokens of those phrases that new ``tokens`` lack."""
+        return missing(tokens, self.include) if self.include else 0
 
     def ended(self, tokens: tuple[int, ...]) -> FinishReason | None:
         """Why new ``tokens`` go no further, the limit left out."""
@@ -84,10 +94,10 @@ class Task:
         return log_softmax(logits)
 
     def nothing_left(self, new: tuple[int, ...]) -> InputError:
-        """The error for rules that forbid every token."""
+        """The error for options that leave a search nothing to go on with."""
         return InputError(
-            f"{self.name}: suppress, no_repeat_ngram and min_new_tokens together forbid every token after "
-            f"{len(new)} new ones: loosen one of them"
+            f"{self.name}: the options leave no token that may follow after {len(new)} new ones: loosen suppress, "
+            "no_repeat_ngram, min_new_tokens, stop or include"
         )
 
 
@@ -164,7 +174,7 @@ def search_requests(run: DecoderRun, prompts: Ids, requests: Sequence[RequestSea
 
     Raises:
         EngineError: the engine gave NaN.
-        InputError: rules forbid every token.
+        InputError: the options leave no token.
     """
     places = list(requests)  # who stands where in the run
     steps = 0

@@ -77,6 +77,7 @@ class StreamArguments(TypedDict, total=False):
     frequency_penalty: float
     no_repeat_ngram: int | None
     suppress: Sequence[Phrase]
+    include: Sequence[Phrase]
     logit_bias: Mapping[int, float]
     stop: Sequence[str]
     deadline: float | None

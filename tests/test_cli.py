@@ -120,6 +120,7 @@ def test_json_is_an_object_a_line(run: Run, opened: Any, stdin: Any) -> None:
         ("--beam-size 4 --early-stopping true --patience 0.5", {
             "beam_size": 4, "early_stopping": True, "patience": 0.5
         }),
+        ("--beam-size 4 --include dog --include hat", {"beam_size": 4, "include": ["dog", "hat"]}),
         ("--beam-size 2 --early-stopping never", {"beam_size": 2, "early_stopping": "never"}),
         ("--beam-size 2 --early-stopping false", {"beam_size": 2}),
         ("--beam-size 4 --beam-groups 2 --diversity-penalty 0.5", {

@@ -53,6 +53,7 @@ SEARCHES: list[dict[str, Any]] = [
     {"beam_size": 4, "n_best": 4, "beam_groups": 2, "diversity_penalty": 1.0},
     {"beam_size": 2, "n_best": 2, "early_stopping": "never", "patience": 2.0, "suppress": [(270,), (280, 281)]},
     {"alternatives": 3, "logit_bias": {300: 3.0}},
+    {"beam_size": 4, "n_best": 4, "include": [(270, 280), (300,)], "presence_penalty": 0.2},
 ]
 
 
@@ -144,11 +145,15 @@ def test_one_prefix_for_all() -> None:
         ({"prefix": 5}, r"prefix \(5\) must be a string, or a list"),
         ({"prefix": "\0"}, "the prefix of text 0 holds a NUL"),
         ({"prefix": "Ein Mann", "stop": ["Mann"]}, "the prefix of text 0 holds the stop string 'Mann', where its"),
+        ({"include": [[4], [330]], "beam_size": 2}, "include has the token id 330, and the vocabulary ends at 329"),
         ({"suppress": [[330]]}, "suppress has the token id 330, and the vocabulary ends at 329"),
         ({"logit_bias": {-1: 1.0}}, "logit_bias has the token id -1, and the vocabulary ends at 329"),
         ({"cancellation": True}, r"cancellation \(True\) must be an edgewise.Cancellation, or None"),
         ({"max_batch_tokens": 0}, r"max_batch_tokens \(0\) must be an integer of at least 1"),
-        ({"suppress": [[t] for t in range(330)]}, "text 0: suppress, .* forbid every token after 0 new ones"),
+        (
+            {"suppress": [[t] for t in range(330)]},
+            "text 0: the options leave no token that may follow after 0 new ones",
+        ),
     ],
     ids=str,
 )
@@ -171,6 +176,14 @@ def test_suppressed_texts_do_not_come() -> None:
     found = session.translate("A man", max_new_tokens=12, suppress=[tuple(ids[-1:]), word])
     assert ids[-1] in plain.tokens
     assert ids[-1] not in found.tokens
+
+
+def test_texts_that_must_come_do() -> None:
+    session, wanted = session_for("translate", 1), ["bicycle", "Ein hat"]
+    for result in session.translate(texts(4), beam_size=5, n_best=5, max_new_tokens=20, include=wanted):
+        for hypothesis in result.hypotheses:
+            assert all(text in hypothesis.text for text in wanted)
+        assert "".join(session.stream("A man", beam_size=5, include=wanted, max_new_tokens=20)).count("bicycle")
 
 
 # --- stop strings -----------------------------------------------------------------------------------------------------
@@ -228,6 +241,7 @@ STREAMS: list[dict[str, Any]] = [
     {"sampling": Sampling(seed=4, top_k=20)},
     {"repetition_penalty": 1.5},
     {"prefix": "Ein Mann"},
+    {"beam_size": 3, "include": ["hat"]},
     {"beam_size": 2, "prefix": "Ein Mann", "no_repeat_ngram": 2},
     {"stop": ["e", "an"]},
     {"beam_size": 3, "stop": ["e", "an"]},

@@ -40,6 +40,11 @@ from edgewise.runtime.options import DecodingOptions, Sampling
         ({"logit_bias": {5: -float("inf")}}, r"logit_bias \(5: -inf\) must map .*; suppress what must not come"),
         ({"stop": "end"}, r"stop \('end'\) must be a list or tuple"),
         ({"stop": ["a", ""]}, r"stop \(''\) must hold texts, none of them empty"),
+        ({"include": ["hat"]}, r"include \(\['hat'\]\) needs beams: raise beam_size above 1"),
+        (
+            {"include": [""], "beam_size": 2},
+            r"include \(''\) must hold texts or lists of token ids, none of them empty",
+        ),
         ({"deadline": -1}, r"deadline \(-1\) must be a number of seconds of at least 0, or None"),
         ({"alternatives": 0}, r"alternatives \(0\) must be an integer of at least 1, or None"),
         ({"alternatives": 2, "beam_size": 2}, r"alternatives needs beam_size 1, this is 2: choose one of the two"),

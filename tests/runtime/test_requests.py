@@ -50,7 +50,7 @@ def rules() -> st.SearchStrategy[Given]:
             "suppress": st.lists(st.lists(ids, min_size=1, max_size=2).map(tuple), min_size=1, max_size=4),
             "logit_bias": st.dictionaries(ids, st.sampled_from([-2.0, 1.5]), max_size=3),
             "min_new_tokens": st.integers(1, 4),
-            "stop": st.lists(st.text("abcdefghijklmnopqrstuvwx", min_size=1, max_size=2), min_size=1, max_size=8),
+            "stop": st.lists(st.text("abcdefghijklmnopqrstuvwx", min_size=1, max_size=2), min_size=4, max_size=9),
         },
     )
 
@@ -67,6 +67,14 @@ def searches() -> st.SearchStrategy[Given]:
             optional={"early_stopping": st.sampled_from([True, "never"])},
         ).map(lambda found: {**found, "diversity_penalty": 0.7})
     )
+    phrases = st.lists(
+        st.lists(st.integers(4, VOCABULARY - 1), min_size=1, max_size=2).map(tuple),
+        min_size=1,
+        max_size=2,
+        unique=True,
+    )
+    beams = st.one_of(beams, st.tuples(beams, phrases).map(lambda parts: {**parts[0], "include": parts[1]}))
+    groups = st.one_of(groups, st.tuples(groups, phrases).map(lambda parts: {**parts[0], "include": parts[1]}))
     alone = st.fixed_dictionaries({}, optional={"alternatives": st.integers(1, 4)})
     return st.tuples(penalty, st.one_of(beams, groups, alone)).map(lambda parts: parts[0] | parts[1])
 
@@ -120,7 +128,9 @@ def assert_same(found: Sequence[TokenHypothesis], expected: Sequence[Naive], pen
         assert one.normalized_score == pytest.approx(other.ranked(penalty), abs=1e-3)
 
 
-STRESS = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+STRESS = settings(
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def test_searches_are_the_oracle() -> None:
@@ -136,6 +146,10 @@ def test_searches_are_the_oracle() -> None:
         asked = Options(**search, **rule, n_best=n_best, max_new_tokens=limit, prefix=prefix)
         expected, margin = decode_options.beam(model, source, asked, text_of)
         assume(margin > SAFE)
+        if not expected:
+            with pytest.raises(InputError, match="the options leave no token"):
+                decoded(model, [source], [task(options, limit, prefix)])
+            return
         (found,), _ = decoded(model, [source], [task(options, limit, prefix)])
         assert_same(found, expected, options.length_penalty)
         seen.update(h.finish_reason for h in found)
@@ -144,6 +158,7 @@ def test_searches_are_the_oracle() -> None:
     compare()
     assert_every_option_was_seen(seen)
     assert {"early_stopping", "patience", "beam_groups", "alternatives"} <= set(seen)
+    assert seen["include"] > 10
 
 
 def test_samples_are_the_oracle() -> None:
@@ -172,7 +187,7 @@ def assert_every_option_was_seen(seen: Counter[str]) -> None:
     assert seen["searches"] > 60, seen
     assert {"repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"} <= set(seen)
     assert {"suppress", "logit_bias", "min_new_tokens"} <= set(seen)
-    assert min(seen["end"], seen["length"], seen["stop"]) > 20, seen
+    assert min(seen["end"], seen["length"], seen["stop"]) > 10, seen
 
 
 def every_sequence(limit: int, vocabulary: int) -> list[tuple[int, ...]]:
@@ -196,6 +211,40 @@ def test_a_beam_as_wide_as_the_search_space_finds_the_best_that_rules_allow(seed
     (found,), _ = decoded(model, [source], [task(options, limit)])
     assert [h.tokens for h in found] == best
     assert [h.score for h in found] == pytest.approx([scores[s] for s in best], abs=1e-4)
+
+
+def test_a_beam_as_wide_as_the_search_space_finds_the_best_that_hold_a_phrase() -> None:
+    for seed in range(3):
+        model, source, limit, phrase = tiny_model(seed, vocab_size=5, end_bias=0.5), [4, 3, END], 4, (3, 4)
+        decoder = decode_options.Decoder(model, source, Options())
+        scores = {}
+        for sequence in every_sequence(limit, 5):
+            if phrase in itertools.pairwise(sequence):
+                scores[sequence] = sum(decoder.log_probs(sequence[:i])[token] for i, token in enumerate(sequence))
+        best = sorted(scores, key=lambda s: -scores[s] / ((5 + len(s)) / 6) ** 0.6)[:10]
+        options = DecodingOptions(beam_size=1000, n_best=10, include=[phrase])
+        (found,), _ = decoded(model, [source], [task(options, limit)])
+        assert [h.tokens for h in found] == best
+
+
+def test_what_must_appear_and_cannot_appears_as_far_as_it_can() -> None:
+    options = DecodingOptions(beam_size=3, n_best=3, include=[(7, 8, 9), (5,)])
+    (found,), _ = decoded(tiny_model(0), [[5, END]], [task(options, 3)])
+    assert {h.finish_reason for h in found} == {"length"}
+    assert (found[0].tokens == (7, 8, 9)) or (5 in found[0].tokens)
+    (found,), _ = decoded(tiny_model(0), [[5, END]], [task(options, 4)])
+    assert len(found) <= 3
+    for hypothesis in found:
+        assert {5} & set(hypothesis.tokens)
+        assert (7, 8, 9) in zip(hypothesis.tokens, hypothesis.tokens[1:], hypothesis.tokens[2:], strict=False)
+
+
+def test_a_phrase_that_is_asked_for_twice_appears_once() -> None:
+    found = [
+        decoded(tiny_model(2), [[5, END]], [task(DecodingOptions(beam_size=3, include=include), 8)])[0]
+        for include in ([(7, 8)], [(7, 8), (7, 8)])
+    ]
+    assert found[0] == found[1]
 
 
 def test_without_options_it_is_the_search_of_whole_batches() -> None:
@@ -252,7 +301,8 @@ def test_a_sample_is_the_same_in_every_batch() -> None:
 )
 def test_rules_that_forbid_everything_are_refused(options: DecodingOptions) -> None:
     with pytest.raises(
-        InputError, match=r"text 0: suppress, .* forbid every token after 0 new ones: loosen one of them"
+        InputError,
+        match="text 0: the options leave no token that may follow after 0 new ones: loosen suppress, no_repeat",
     ):
         decoded(tiny_model(0), [[5, END]], [task(options, 5)])
 
