@@ -18,7 +18,7 @@ from . import errors
 if TYPE_CHECKING:
     from .runtime.interrupt import Cancellation
     from .runtime.load import load
-    from .runtime.options import DecodingOptions, Sampling
+    from .runtime.options import DecodingOptions, Grammar, Sampling
     from .runtime.results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings
     from .runtime.session import Session
 
@@ -30,6 +30,7 @@ __all__ = [
     "Session",
     "DecodingOptions",
     "Sampling",
+    "Grammar",
     "Cancellation",
     "Generation",
     "Hypothesis",
@@ -46,6 +47,7 @@ _HOMES = {
     "Session": ".runtime.session",
     "DecodingOptions": ".runtime.options",
     "Sampling": ".runtime.options",
+    "Grammar": ".runtime.options",
     "Cancellation": ".runtime.interrupt",
     "Generation": ".runtime.results",
     "Hypothesis": ".runtime.results",

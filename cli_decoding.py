@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
+
+from .errors import InputError
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "samples")
 DECODING = (
@@ -60,6 +64,11 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--no-repeat-ngram", type=count, help="no so many tokens twice in the same order")
     rules.add_argument("--suppress", action="append", metavar="TEXT", help="a text that must not come; may be repeated")
     rules.add_argument("--include", action="append", metavar="TEXT", help="a text that must come; may be repeated")
+    form = rules.add_mutually_exclusive_group()
+    form.add_argument("--regex", metavar="PATTERN", help="what an output has to match; needs llguidance")
+    form.add_argument(
+        "--json-schema", type=Path, metavar="FILE", help="what an output has to obey as JSON; needs llguidance"
+    )
     rules.add_argument("--stop", action="append", metavar="TEXT", help="a text that ends an output; may be repeated")
     rules.add_argument("--deadline", type=float, metavar="SECONDS", help="what a batch of lines may take at most")
 
@@ -79,10 +88,23 @@ def flag(name: str) -> str:
 
 def decoding_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, as the session's keyword arguments."""
-    from .runtime.options import Sampling
+    from .runtime.options import Grammar, Sampling
 
     given = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
     if "early_stopping" in given:
         given["early_stopping"] = {"true": True, "false": False, "never": "never"}[given["early_stopping"]]
     draw = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
-    return given | ({"sampling": Sampling(**draw)} if draw else {})
+    if draw:
+        given["sampling"] = Sampling(**draw)
+    if arguments.regex is not None:
+        given["grammar"] = Grammar(regex=arguments.regex)
+    if arguments.json_schema is not None:
+        given["grammar"] = Grammar(json_schema=_schema(arguments.json_schema))
+    return given
+
+
+def _schema(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON ({error}): --json-schema takes a file with a JSON schema") from error

@@ -19,6 +19,7 @@ from .interrupt import Watch
 from .options import DecodingOptions
 from .requests import RequestSearch, Task, TextOf, search_requests
 from .results import FinishReason, Score, Timings, TokenHypothesis
+from .rules import Rule
 from .search import Search, as_hypothesis, candidates_needed, refuse_nan, search
 
 Check = Callable[[], None]
@@ -31,13 +32,15 @@ Progress = Callable[[int, int], None]
 class Request:
     """One text to decode, and its most new tokens, the ``prefix`` that these begin with included.
 
-    ``text_of`` is needed where the options have stop strings; ``name`` begins messages.
+    ``text_of`` is needed where the options have stop strings, ``grammar`` where they have one; ``name`` begins
+    messages.
     """
 
     source: Prepared
     limit: int
     prefix: tuple[int, ...] = ()
     text_of: TextOf | None = None
+    grammar: Rule | None = None
     name: str = "text 0"
 
 
@@ -71,6 +74,7 @@ def start_requests(
             options=options,
             prefix=request.prefix,
             text_of=request.text_of,
+            grammar=request.grammar,
             name=request.name,
         )
         for request in batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import InputError
 
@@ -64,6 +64,30 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grammar:
+    """What a result must obey, in one of three forms; see :mod:`edgewise.runtime.grammar`.
+
+    ``regex``: a regular expression that the whole text matches, in the syntax of Rust's ``regex``. ``json_schema``: the
+    text is JSON that obeys this schema. ``lark``: a grammar in llguidance's Lark, whose ``start`` must allow for the
+    space that begins the first word.
+
+    Raises:
+        InputError: not exactly one form, or not of its type.
+    """
+
+    regex: str | None = None
+    json_schema: Mapping[str, Any] | None = None
+    lark: str | None = None
+
+    def __post_init__(self) -> None:
+        forms = {name: value for name, value in vars(self).items() if value is not None}
+        _require(len(forms) == 1, f"a Grammar takes one of regex, json_schema and lark, these are {len(forms)}")
+        for name, value in forms.items():
+            expected = Mapping if name == "json_schema" else str
+            _require(isinstance(value, expected), f"{name} ({value!r}) must be a {expected.__name__}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodingOptions:
     """Options of greedy search (``beam_size`` 1), beam search, and sampling (``sampling``).
 
@@ -88,7 +112,7 @@ class DecodingOptions:
 
     Of every step, in this order, on logits before the softmax (:mod:`edgewise.runtime.rules` has the formulas):
     ``logit_bias`` by token id, ``repetition_penalty``, ``presence_penalty`` and ``frequency_penalty``,
-    ``no_repeat_ngram``, ``suppress``, ``min_new_tokens``.
+    ``no_repeat_ngram``, ``suppress``, ``min_new_tokens``, ``grammar``.
 
     Of the end: ``stop`` ends a result where its text first holds one of these strings, which it then lacks;
     ``deadline``, in seconds from the call, gives back what there is by then. ``overflow``: what to do with a text
@@ -116,6 +140,7 @@ class DecodingOptions:
     suppress: Sequence[Phrase] = ()
     include: Sequence[Phrase] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    grammar: Grammar | None = None
     stop: Sequence[str] = ()
     deadline: float | None = None
     overflow: Overflow = "error"
@@ -157,7 +182,7 @@ class DecodingOptions:
         _require_least("length_penalty", self.length_penalty, 0)
         _require_least("diversity_penalty", self.diversity_penalty, 0)
         _require(
-            self.early_stopping in (False, True, "never"),
+            isinstance(self.early_stopping, bool) or self.early_stopping == "never",
             f"early_stopping ({self.early_stopping!r}) must be False, True or 'never'",
         )
         _require(
@@ -181,19 +206,20 @@ class DecodingOptions:
             f"min_new_tokens ({self.min_new_tokens!r}) must be an integer of at least 0",
         )
         _require(
-            is_number(self.repetition_penalty) and 0 < self.repetition_penalty < math.inf,
-            f"repetition_penalty ({self.repetition_penalty!r}) must be a number above 0; 1 changes nothing",
+            is_number(self.repetition_penalty) and 0.01 <= self.repetition_penalty <= 100,
+            f"repetition_penalty ({self.repetition_penalty!r}) must be a number from 0.01 to 100; 1 changes nothing",
         )
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
-            _require(is_number(value) and math.isfinite(value), f"{name} ({value!r}) must be a finite number")
+            _require(is_number(value) and -100 <= value <= 100, f"{name} ({value!r}) must be a number from -100 to 100")
         _require(
             isinstance(self.logit_bias, Mapping), f"logit_bias ({self.logit_bias!r}) must map token ids to numbers"
         )
         for token, value in self.logit_bias.items():
             _require(
-                is_integer(token) and is_number(value) and math.isfinite(value),
-                f"logit_bias ({token!r}: {value!r}) must map token ids to finite numbers; suppress what must not come",
+                is_integer(token) and is_number(value) and -1000 <= value <= 1000,
+                f"logit_bias ({token!r}: {value!r}) must map token ids to numbers from -1000 to 1000; suppress what "
+                "must not come",
             )
 
     def _check_phrases(self) -> None:
@@ -215,6 +241,10 @@ class DecodingOptions:
         _require(
             self.sampling is None or _is_sampling(self.sampling),
             f"sampling ({self.sampling!r}) must be a Sampling, or None for the most probable tokens",
+        )
+        _require(
+            self.grammar is None or _is_grammar(self.grammar),
+            f"grammar ({self.grammar!r}) must be a Grammar, or None for any text",
         )
         self._check_what_needs_beams()
         _require(
@@ -275,6 +305,10 @@ def is_number(value: object) -> bool:
 
 def _is_sampling(value: object) -> bool:
     return isinstance(value, Sampling)
+
+
+def _is_grammar(value: object) -> bool:
+    return isinstance(value, Grammar)
 
 
 def _is_text(value: object) -> bool:

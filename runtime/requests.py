@@ -42,13 +42,16 @@ class Task:
     """New tokens that are not chosen."""
     text_of: TextOf | None = None
     """Needed where ``options`` have stop strings."""
+    grammar: Rule | None = None
+    """Needed where ``options`` have a grammar: its rule for this text alone."""
     name: str = "text 0"
     """Begins messages."""
 
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """What changes logits, in order."""
-        return rules_for(self.options, self.end_id)
+        rules = rules_for(self.options, self.end_id)
+        return rules if self.grammar is None else (*rules, self.grammar)
 
     @cached_property
     def reads_logits(self) -> bool:
@@ -97,7 +100,7 @@ class Task:
         """The error for options that leave a search nothing to go on with."""
         return InputError(
             f"{self.name}: the options leave no token that may follow after {len(new)} new ones: loosen suppress, "
-            "no_repeat_ngram, min_new_tokens, stop or include"
+            "no_repeat_ngram, min_new_tokens, grammar, stop or include"
         )
 
 

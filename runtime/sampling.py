@@ -26,7 +26,8 @@ def draw(log_probs: Doubles, sampling: Sampling, uniform: float) -> int:
 
 def filtered(log_probs: Doubles, sampling: Sampling) -> Doubles:
     """Probabilities ``(V,)`` of the draw: zero for what the filters of ``sampling`` drop, summing to one."""
-    found = _softmax(log_probs / sampling.temperature)
+    with np.errstate(over="ignore"):  # next to the temperature 0, all but the most probable are impossible
+        found = _softmax((log_probs - log_probs.max()) / sampling.temperature)
     for value, keep in (
         (sampling.top_k, _most_probable),
         (sampling.top_p, _nucleus),

@@ -26,13 +26,15 @@ from .inputs import (
     resolve_tokens,
 )
 from .interrupt import Cancellation, Watch
-from .options import DecodingOptions, EarlyStopping, Overflow, Phrase, Sampling, is_count
+from .options import DecodingOptions, EarlyStopping, Grammar, Overflow, Phrase, Sampling, is_count
 from .results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings, TokenHypothesis
+from .rules import Rule
 from .stopping import before_stop
 from .streaming import stream_pieces
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from .grammar import GrammarCompiler
     from .verification import VerificationReport
     from .verify import Progress
 
@@ -79,6 +81,7 @@ class StreamArguments(TypedDict, total=False):
     suppress: Sequence[Phrase]
     include: Sequence[Phrase]
     logit_bias: Mapping[int, float]
+    grammar: Grammar | None
     stop: Sequence[str]
     deadline: float | None
     overflow: Overflow
@@ -121,6 +124,7 @@ class Session:
         self.variant = variant
         self.tokenizer = tokenizer
         self._engine: Engine | None = engine
+        self._grammars: GrammarCompiler | None = None
         self._pid = os.getpid()
         if tokenizer.vocab_size > self.manifest.model.vocab_size:
             raise TokenizerError(
@@ -335,8 +339,18 @@ class Session:
             limit=limit,
             prefix=prepare_prefix(self.tokenizer, prefix, limit, options, name),
             text_of=self.tokenizer.text_after(self._prompt(source)) if options.stop else None,
+            grammar=self._grammar_rule(options.grammar) if options.grammar else None,
             name=name,
         )
+
+    def _grammar_rule(self, grammar: Grammar) -> Rule:
+        """A rule of its own for every text; what the grammars of a session share is prepared once."""
+        if self._grammars is None:
+            from .grammar import GrammarCompiler
+
+            model = self.manifest.model
+            self._grammars = GrammarCompiler(self.tokenizer, model.vocab_size, model.end_id)
+        return self._grammars.compile(grammar)
 
     def _prompt(self, source: Prepared) -> tuple[int, ...]:
         """What the text of a result continues."""

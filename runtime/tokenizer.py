@@ -81,6 +81,10 @@ class Tokenizer:
             raise TokenizerError(f"{path} has more than {MAX_FILE_BYTES} bytes, the most that edgewise reads")
         return cls(data, str(path))
 
+    def to_json(self) -> str:
+        """The tokenizer as a ``tokenizer.json``, without the settings that belong to the runtime."""
+        return str(self._guarded("write", self._library.to_str))
+
     def encode(self, text: str, name: str = "text") -> list[int]:
         """Token ids of ``text``, no specials among them.
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgewise import cli
-from edgewise.runtime.options import Sampling
+from edgewise.runtime.options import Grammar, Sampling
 from edgewise.runtime.session import Session
 
 from .runtime.tiny_session import session_for
@@ -120,6 +120,7 @@ def test_json_is_an_object_a_line(run: Run, opened: Any, stdin: Any) -> None:
         ("--beam-size 4 --early-stopping true --patience 0.5", {
             "beam_size": 4, "early_stopping": True, "patience": 0.5
         }),
+        ("--regex (dogs?|man)", {"grammar": Grammar(regex="(dogs?|man)")}),
         ("--beam-size 4 --include dog --include hat", {"beam_size": 4, "include": ["dog", "hat"]}),
         ("--beam-size 2 --early-stopping never", {"beam_size": 2, "early_stopping": "never"}),
         ("--beam-size 2 --early-stopping false", {"beam_size": 2}),
@@ -242,6 +243,18 @@ def test_usage_errors_end_with_2_and_a_hint(run: Run, opened: Any, words: tuple[
     assert (status, out) == (2, "")
     assert message in err
     assert "--help' explains it" in err
+
+
+def test_a_json_schema_is_read_from_a_file(run: Run, opened: Any, tmp_path: Path) -> None:
+    opened("translate")
+    (tmp_path / "schema.json").write_text('{"enum": ["dog", "man"]}')
+    status, out, _ = run("run", "--json-schema", tmp_path / "schema.json", "A man.")
+    assert (status, json.loads(out) in ("dog", "man")) == (0, True)
+    (tmp_path / "schema.json").write_text("{")
+    status, _, err = run("run", "--json-schema", tmp_path / "schema.json", "A man.")
+    assert status == 1
+    assert "schema.json is no JSON (" in err
+    assert "--json-schema takes a file with a JSON schema" in err
 
 
 def test_options_that_contradict_each_other_are_refused(run: Run, opened: Any) -> None:

@@ -29,7 +29,7 @@ LIBRARIES = {
     "models": {"numpy", "torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "sacrebleu"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "tqdm"},
     "quantize": {"numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "sacrebleu", "tqdm"},
-    "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino"},
+    "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino", "llguidance"},
     "runtime.bundle": {"numpy"},
     "benchmarks": {"numpy", "psutil", "sacrebleu", "matplotlib", "tqdm"},
 }
@@ -37,8 +37,8 @@ LIBRARIES = {
 ROOT_FILES = {"__init__", "__main__", "cli", "cli_decoding", "pipeline"}
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
 LAZY = {"__init__", "__main__", "cli", "cli_decoding"}
-# openvino is an extra: only its engine imports it, when asked for.
-OPENVINO = "runtime.engines.openvino"
+# These are extras: only one module each imports them, when asked for.
+EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar"}
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
 BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"}
 
@@ -101,8 +101,8 @@ def fault(module: str, imported: Import) -> str | None:
     if top == "edgewise":
         allowed = SIBLINGS[_folder(module)]
         return None if any(_inside(rest, folder) for folder in allowed) else f"only {sorted(allowed)} may be imported"
-    if top == "openvino" and not (module.startswith(OPENVINO) and imported.lazy):
-        return f"only {OPENVINO} imports openvino, inside a function"
+    if top in EXTRAS and not (module.startswith(EXTRAS[top]) and imported.lazy):
+        return f"only {EXTRAS[top]} imports {top}, inside a function"
     allowed = LIBRARIES[_folder(module)]
     return None if top in allowed | sys.stdlib_module_names else f"only {sorted(allowed)} may be imported"
 

@@ -50,6 +50,10 @@ def test_what_cannot_be_drawn_never_is() -> None:
     assert {draw(never, Sampling(temperature=3.0), u) for u in (0.0, 0.5, 1 - 2**-53)} == {1}
 
 
+def test_next_to_the_temperature_zero_the_most_probable_is_drawn() -> None:
+    assert {draw(LOG_PROBS, Sampling(temperature=1e-308), u) for u in (0.0, 0.5, 1 - 2**-53)} == {1}
+
+
 def test_frequencies_are_the_probabilities() -> None:
     (generator,) = uniforms(Sampling(seed=3))
     count = 20_000

@@ -1,0 +1,127 @@
+"""Grammars that a result must obey, through the ``llguidance`` library, an extra.
+
+The library says which tokens may follow; a :class:`GrammarRule` forbids the others, as every other rule does, so
+grammars work in greedy search, in beam search and in sampling. The end token may come where the text is complete.
+Where a grammar leaves one text alone to go on with, llguidance asks for the tokens that the tokenizer itself would
+choose for it; where it leaves a choice, every token that spells one is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import EngineError, InputError, MissingExtraError, TokenizerError
+from .engine import Floats, Mask
+from .options import Grammar
+from .tokenizer import Tokenizer
+
+
+class GrammarCompiler:
+    """Rules for grammars over one tokenizer, which takes a while to prepare and can be shared between threads.
+
+    Raises:
+        MissingExtraError: llguidance is not installed.
+        TokenizerError: llguidance cannot read the tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_id: int) -> None:
+        self._library, self._size, self._end_id = _library(), vocab_size, end_id
+        self._last: tuple[Grammar, _State] | None = None
+        try:
+            self._tokenizer = self._library.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=end_id)
+        except Exception as error:
+            raise TokenizerError(f"llguidance cannot read this bundle's tokenizer ({error})") from error
+
+    def compile(self, grammar: Grammar) -> GrammarRule:
+        """A rule for one text.
+
+        Raises:
+            InputError: llguidance refuses the grammar.
+        """
+        last = self._last  # the texts of a call share their grammar
+        if last is None or last[0] != grammar:
+            last = self._last = (grammar, self._begin(grammar))
+        return GrammarRule(last[1])
+
+    def _begin(self, grammar: Grammar) -> _State:
+        try:
+            # Fast-forwarding would answer one token with several.
+            parser = self._library.LLInterpreter(
+                self._tokenizer, self._source(grammar), enable_backtrack=False, enable_ff_tokens=False, log_level=0
+            )
+            parser.start_without_prompt()
+        except Exception as error:
+            raise InputError(f"llguidance refuses {grammar}: {' '.join(str(error).split())[:500]}") from error
+        return _State(parser, self._size, self._end_id)
+
+    def _source(self, grammar: Grammar) -> str:
+        """The grammar as the library wants it; a text may begin with the space that begins its first word."""
+        matcher = self._library.LLMatcher
+        if grammar.regex is not None:
+            return str(matcher.grammar_from_regex(f" ?(?:{grammar.regex})"))
+        if grammar.json_schema is not None:
+            # Where white space is free, a model may write it without end.
+            schema = {"x-guidance": {"whitespace_flexible": False}, **grammar.json_schema}
+            return str(matcher.grammar_from_lark(f'start: " "? value\nvalue: %json {json.dumps(schema)}\n'))
+        return str(matcher.grammar_from_lark(grammar.lark))
+
+
+class _State:
+    """The library's parser after some tokens, and the tokens that may follow, ``allowed (V,)``."""
+
+    def __init__(self, parser: Any, vocab_size: int, end_id: int) -> None:
+        self._parser, self._end_id = parser, end_id
+        mask, _ = parser.compute_mask()  # a byte a token
+        self.allowed: Mask = np.zeros(vocab_size, np.bool_)
+        if mask is not None:
+            self.allowed[:] = np.frombuffer(mask, np.uint8)[:vocab_size] > 0
+        elif parser.stop_reason() in ("NoExtension", "NoExtensionBias", "EndOfSentence"):
+            self.allowed[end_id] = True
+        else:
+            raise EngineError(f"llguidance gave up on the grammar ({parser.stop_reason()}): simplify it")
+
+    def after(self, token: int) -> _State:
+        """The state one token further; this one stays as it is."""
+        parser = self._parser.deep_copy()
+        parser.commit_token(token)
+        return _State(parser, len(self.allowed), self._end_id)
+
+
+class GrammarRule:
+    """See :class:`~edgewise.runtime.rules.Rule`. Belongs to one text: it remembers where its sequences stand."""
+
+    def __init__(self, start: _State) -> None:
+        self._start = start
+        self._states: dict[tuple[int, ...], _State] = {}
+
+    def apply(self, logits: Floats, read: Sequence[int], new: Sequence[int]) -> None:
+        """See :class:`~edgewise.runtime.rules.Rule`."""
+        logits[~self._state(tuple(new)).allowed] = -np.inf
+
+    def _state(self, new: tuple[int, ...]) -> _State:
+        """The state after ``new``, reached from that of one token less, where that is still remembered."""
+        if new not in self._states:
+            before = self._states.get(new[:-1])
+            state, left = (self._start, new) if before is None else (before, new[-1:])
+            for token in left:
+                if not state.allowed[token]:
+                    raise InputError(f"the prefix does not obey the grammar at token {token}: change one of them")
+                state = state.after(token)
+            # The sequences of a text are equally long, so shorter ones are not asked for again.
+            self._states = {tokens: s for tokens, s in self._states.items() if len(tokens) >= len(new) - 1}
+            self._states[new] = state
+        return self._states[new]
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise MissingExtraError(
+            "llguidance is not installed, and grammars need it: pip install 'edgewise[grammar]'"
+        ) from error
+    return llguidance
