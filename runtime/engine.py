@@ -50,7 +50,7 @@ class DecoderRun(Protocol):
         ...
 
     def last_logits(self) -> Floats:
-        """Logits ``(R, V)`` of the latest call, for those who compare; decoding does without."""
+        """Logits ``(R, V)`` of the latest call, which hold until the next; plain greedy and beam search do without."""
         ...
 
 

@@ -56,7 +56,7 @@ _FOR_TASK = {
 
 
 class StreamArguments(TypedDict, total=False):
-    """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and three more.
+    """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and two more.
 
     ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults; with sampling or
     alternatives, ``beam_size`` is 1. ``prefix``: what a result has to begin with, for all texts or one for each.
