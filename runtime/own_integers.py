@@ -24,9 +24,13 @@ _X86_64 = ("x86_64", "amd64")
 
 
 class OwnIntegersReplay:
-    """The steady steps of one variant, and how far an engine was from each recorded answer."""
+    """The steady steps of one variant, and how far an engine was from each recorded answer.
 
-    def __init__(self, reference: QuantizedReference) -> None:
+    ``rounds``: the variant's graphs quantize activations themselves, whatever the engine does.
+    """
+
+    def __init__(self, reference: QuantizedReference, rounds: bool) -> None:
+        self._rounds = rounds
         self._steps: Mapping[tuple[str, int], SteadyStep] = {
             (case.name, step.index): step for case in reference.cases for step in case.steps
         }
@@ -49,12 +53,14 @@ class OwnIntegersReplay:
     def found(self, engine: Engine) -> OwnIntegers:
         """The nearer of the two answers, and whether that is near enough."""
         near = {a: sum(off <= STEADY_STEP for off in self._off[a]) for a in ARITHMETICS}
-        best = max(ARITHMETICS, key=lambda a: near[a])
+        best = max(ARITHMETICS if self._rounds else ARITHMETICS[::-1], key=lambda a: near[a])  # of equals the first
         compared = len(self._off[best])
-        recognised = compared >= STEADY_FEWEST and near[best] >= STEADY_SHARE * compared
+        expected = STEADY_SHARE if self._rounds or best == "int8" else 1.0  # without rounding it is as fp32: every step
+        recognised = compared >= STEADY_FEWEST and near[best] >= expected * compared
         return OwnIntegers(
             arithmetic=best if recognised else "undecided" if compared < STEADY_FEWEST else "other",
             required=must_agree(engine),
+            expected=expected,
             steps=compared,
             near=near[best],
             median=float(np.median(self._off[best])) if compared else 0.0,

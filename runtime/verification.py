@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .bundle.quantized import Arithmetic
-from .tolerances import STEADY_SHARE, STEADY_STEP, Tolerance
+from .tolerances import STEADY_STEP, Tolerance
 
 Outcome = Literal["same", "undecided", "different"]
 """A free-running search gave the reference's tokens; others, where the reference itself was undecided; or others."""
@@ -49,11 +49,13 @@ class OwnIntegers:
 
     ``arithmetic``: which recorded answer the engine gives, ``"other"`` where it gives neither, ``"undecided"`` where
     there are too few steady ``steps`` to say. ``required``: ``"other"`` is a fault here. ``near`` steps lie within the
-    bound; ``median`` and ``largest`` are differences in nats, from the nearer answer.
+    bound, a share of ``expected`` at least should. ``median`` and ``largest``: differences in nats from the nearer
+    answer.
     """
 
     arithmetic: Arithmetic | Literal["other", "undecided"]
     required: bool
+    expected: float
     steps: int
     near: int
     median: float
@@ -71,7 +73,7 @@ class OwnIntegers:
             return None
         return (
             f"all cases: {self.near} of {self.steps} steady steps give what the variant's integers give within "
-            f"{STEADY_STEP:g}, expected at least {STEADY_SHARE:.0%}: weights were changed, or the engine is not exact"
+            f"{STEADY_STEP:g}, expected at least {self.expected:.0%}: weights were changed, or the engine is not exact"
         )
 
     def __str__(self) -> str:

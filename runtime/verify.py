@@ -50,7 +50,8 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
     begin = time.perf_counter()
     cases, precision = session.bundle.cases(), session.variant.precision
     quantized = session.bundle.quantized(session.variant, cases)
-    own = OwnIntegersReplay(quantized) if quantized else None
+    rounds = any(choice.kernel == "int8-rows" for choice in session.variant.kernels)
+    own = OwnIntegersReplay(quantized, rounds) if quantized else None
     replay = _Replay(session, cases, own)
     for batch in _batches(cases.cases, session.manifest.model.vocab_size):
         replay.together(batch)

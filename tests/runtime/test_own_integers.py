@@ -29,13 +29,15 @@ class _Engine:
         return {"device": self.device}
 
 
-def _replay(logits: Any, engine: Any = None, steps: int = STEPS) -> OwnIntegers:
+def _replay(logits: Any, engine: Any = None, steps: int = STEPS, rounds: bool = True) -> OwnIntegers:
     """The integers give ``LOGITS``, with float32 activations ``OTHER``."""
     recorded = tuple(
         SteadyStep(index=i, int8=tuple(digest(LOGITS[i], 3)), float32=tuple(digest(OTHER[i], 3))) for i in range(steps)
     )
     case = SteadyCase(name="one", steps=recorded)
-    replay = OwnIntegersReplay(QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)))
+    replay = OwnIntegersReplay(
+        QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)), rounds
+    )
     for i, row in enumerate(logits):
         replay.scores("one", i, row, 3)
         replay.scores("two", i, row, 3)  # a case without steady steps
@@ -80,6 +82,15 @@ def test_some_steps_may_differ_and_half_may_not() -> None:
     assert _replay(np.concatenate([THIRD[: allowed + 1], LOGITS[allowed + 1 :]])).arithmetic == "other"
 
 
+def test_where_nothing_is_rounded_no_step_may_differ() -> None:
+    assert _replay(OTHER, rounds=False).arithmetic == "float32"
+    found = _replay(np.concatenate([THIRD[:1], OTHER[1:]]), rounds=False)
+    assert (found.arithmetic, found.near) == ("other", STEPS - 1)
+    assert "19 of 20 steady steps" in str(found.fault)
+    assert "expected at least 100%" in str(found.fault)
+    assert _replay(np.concatenate([THIRD[:1], LOGITS[1:]]), rounds=False).arithmetic == "int8"
+
+
 def test_numbers_that_are_none_are_not_near() -> None:
     assert _replay(np.full_like(LOGITS, np.nan)).near == 0
 
@@ -94,7 +105,7 @@ def test_of_a_few_steps_nothing_is_concluded(steps: int) -> None:
 def test_class_scores_are_compared_as_they_are() -> None:
     step = SteadyStep(index=0, int8=(0.5, -1.0), float32=(0.4, -1.0))
     case = SteadyCase(name="one", steps=(step,))
-    replay = OwnIntegersReplay(QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)))
+    replay = OwnIntegersReplay(QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)), True)
     for _ in range(STEADY_FEWEST):
         replay.classes("one", np.array([0.5, -1.0005], np.float32))
         replay.classes("two", np.array([9.0, 9.0], np.float32))
