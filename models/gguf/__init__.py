@@ -1,0 +1,14 @@
+"""GGUF, the checkpoint format of llama.cpp: read as untrusted bytes, with NumPy alone.
+
+==================  ========================================================================
+``layout.py``       value types and tensor types, as numbers on the wire
+``reader.py``       :func:`open_gguf`: header, metadata and tensor table of a mapped file
+``metadata.py``     typed look-ups in the metadata
+``dequantize.py``   blocks of 32 to float32; ``k_quants.py`` the super-blocks of 256
+``repack.py``       the same integers in the block layout of ONNX Runtime's ``MatMulNBits``
+``llama.py``        the hyper-parameters and weights of a Llama
+``vocabulary.py``   the tokens of a file; ``tokenizer.py`` makes a ``tokenizer.json`` of them
+==================  ========================================================================
+
+Source: the GGUF specification, ``docs/gguf.md`` of ggml, and the block layouts of ``ggml-common.h``.
+"""
