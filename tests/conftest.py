@@ -1,4 +1,4 @@
-"""What every test may ask for: the data sets of this machine, and one way to compare arrays."""
+"""What every test may ask for: data sets and models of this machine, and one way to compare arrays."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def multi30k() -> Path:
 def sst2() -> Path:
     """The folder of the sentiment sentences; without it the test is skipped."""
     return _data_set("SST2")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of all data sets (``multi30k``, ``text``, ``sts``, ``audio``); without it the test is skipped."""
+    return _data_set("ASSETS")
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder that ``make models`` fills; without it the test is skipped."""
+    return _data_set("MODELS")
 
 
 def _assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol: float | None = None) -> None:

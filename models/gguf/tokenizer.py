@@ -4,6 +4,8 @@ Control tokens are special: a text that spells one holds the token where it is r
 (a rendered chat), and is only text with ``True`` (what a user typed). Tokens that the file calls user-defined are found
 in every text. Nothing is normalized, so decoding gives back the text to the byte (``llama``: ``▁`` comes back as a
 space, and of the spaces that it puts before the text and after each special token, the first is taken off again).
+A byte that a byte-level vocabulary lacks is lost, as it is in llama.cpp: SmolLM2 lacks six control characters, and the
+first bytes of planes 4 to 11 of Unicode, where nothing is assigned.
 """
 
 from __future__ import annotations
