@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "onnx", "transformers", "huggingface_hub", "httpx", "openvino", "onnxruntime", "tokenizers", "numpy"}
+HEAVY = {
+    "torch",
+    "onnx",
+    "transformers",
+    "huggingface_hub",
+    "httpx",
+    "openvino",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+    "jinja2",
+}
 
 
 def _modules_after(code: str) -> set[str]:

@@ -29,7 +29,7 @@ LIBRARIES = {
     "models": {"numpy", "torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "sacrebleu"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "tqdm"},
     "quantize": {"numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "sacrebleu", "tqdm"},
-    "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino", "llguidance"},
+    "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino", "llguidance", "jinja2"},
     "runtime.bundle": {"numpy"},
     "benchmarks": {"numpy", "psutil", "sacrebleu", "matplotlib", "tqdm"},
 }
@@ -39,6 +39,8 @@ ROOT_FILES = {"__init__", "__main__", "cli", "cli_decoding", "pipeline"}
 LAZY = {"__init__", "__main__", "cli", "cli_decoding"}
 # These are extras: only one module each imports them, when asked for.
 EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar"}
+# jinja2 is an extra: only this module imports it, and is itself imported inside a function.
+CHAT = "runtime.chat_sandbox"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
 BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"}
 
@@ -98,11 +100,15 @@ def fault(module: str, imported: Import) -> str | None:
         return "import it inside a function" if module in LAZY and not imported.lazy and not light else None
     if module in BUILD_SIDE and imported.lazy:
         return None
+    if rest.startswith(CHAT) and not imported.lazy:
+        return f"{CHAT} is imported inside a function"
     if top == "edgewise":
         allowed = SIBLINGS[_folder(module)]
         return None if any(_inside(rest, folder) for folder in allowed) else f"only {sorted(allowed)} may be imported"
     if top in EXTRAS and not (module.startswith(EXTRAS[top]) and imported.lazy):
         return f"only {EXTRAS[top]} imports {top}, inside a function"
+    if top == "jinja2" and module != CHAT:
+        return f"only {CHAT} imports jinja2"
     allowed = LIBRARIES[_folder(module)]
     return None if top in allowed | sys.stdlib_module_names else f"only {sorted(allowed)} may be imported"
 
@@ -139,6 +145,10 @@ def test_the_package_is_found() -> None:
         ("runtime.session", "import openvino", "only runtime.engines.openvino"),
         ("runtime.engines.openvino", "import openvino", "inside a function"),
         ("runtime.engines.openvino", "def f():\n    import openvino", None),
+        ("runtime.chat", "import jinja2", "only runtime.chat_sandbox"),
+        ("runtime.chat", "from .chat_sandbox import Sandbox", "inside a function"),
+        ("runtime.chat", "def f():\n    from .chat_sandbox import Sandbox", None),
+        ("runtime.chat_sandbox", "import jinja2", None),
         ("runtime.bundle.scan", "from ..session import load", "only"),
         ("runtime.bundle.scan", "import onnxruntime", "only"),
         ("runtime.session", "from .bundle import Bundle", None),

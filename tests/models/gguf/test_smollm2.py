@@ -15,6 +15,7 @@ from edgewise.models.gguf.llama import LlamaParameters, llama_parameters, llama_
 from edgewise.models.gguf.reader import GgufFile, open_gguf
 from edgewise.models.gguf.tokenizer import tokenizer_json
 from edgewise.models.gguf.vocabulary import read_vocabulary
+from edgewise.runtime.chat import ChatTemplate
 
 from .lines import WRITTEN
 from .naive_llama import forward
@@ -93,6 +94,20 @@ def test_decoding_gives_the_text_back(tokenizer: Tokenizer, source: str, request
     for line in SOURCES[source](folder):
         decoded = tokenizer.decode(encode(tokenizer, line, special=True), skip_special_tokens=False)
         assert decoded == line.translate(NOT_IN_THE_VOCABULARY)
+
+
+def test_chat_template(file: GgufFile, tokenizer: Tokenizer) -> None:
+    """ChatML, as the model's card shows it."""
+    found = read_vocabulary(file)
+    assert found.chat_template is not None
+    text = ChatTemplate(found.chat_template).render([{"role": "user", "content": "What is the capital of France?"}])
+    assert text == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    ids = encode(tokenizer, text, special=True)
+    assert [found.tokens[i] for i in ids if i in (1, 2)] == ["<|im_start|>", "<|im_end|>"] * 2 + ["<|im_start|>"]
 
 
 def test_logits_are_those_of_llama_cpp(tokenizer: Tokenizer, weights: Weights) -> None:

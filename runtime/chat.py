@@ -1,0 +1,95 @@
+"""Chat templates: messages to the text that a model was taught to answer.
+
+A template is a program (Jinja) that came with a checkpoint: untrusted input. It runs in a sandbox with a budget, see
+:mod:`.chat_sandbox`. Jinja is an extra: ``pip install 'edgewise[chat]'``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, MissingExtraError, TokenizerError
+
+if TYPE_CHECKING:
+    from .chat_sandbox import Sandbox
+
+MAX_TEMPLATE_CHARACTERS = 65_536
+MAX_CHAT_CHARACTERS = 1_000_000
+MAX_MESSAGES = 10_000
+
+Message = Mapping[str, str]
+
+
+class ChatTemplate:
+    """A template, checked. Safe to share between threads.
+
+    ``control_tokens`` are refused inside messages: in the rendered text they would speak for the template.
+    ``variables`` are names that the template may use beside ``messages``, such as ``bos_token``.
+
+    Raises:
+        MissingExtraError: Jinja is not installed.
+        TokenizerError: the template is too long, or is none.
+    """
+
+    def __init__(
+        self, source: str, *, control_tokens: Collection[str] = (), variables: Mapping[str, str] | None = None
+    ) -> None:
+        if len(source) > MAX_TEMPLATE_CHARACTERS:
+            raise TokenizerError(
+                f"the chat template has {len(source)} characters, expected at most {MAX_TEMPLATE_CHARACTERS}: "
+                "use the checkpoint's own template"
+            )
+        self._source = source
+        self._control_tokens = sorted(control_tokens)
+        self._variables = dict(variables or {})
+        self._sandbox()
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The text of ``messages``, each with ``role`` and ``content``; with ``add_generation_prompt`` the beginning
+        of an answer follows. Its control tokens are meant as such: the tokenizer has to read them.
+
+        Raises:
+            InputError: the messages are malformed, too long or hold a control token, or the template refuses them.
+            TokenizerError: the template fails, takes too long or writes too much.
+        """
+        checked = [self._checked(index, message) for index, message in enumerate(_listed(messages))]
+        total = sum(len(text) for message in checked for text in message.values())
+        if total > MAX_CHAT_CHARACTERS:
+            raise InputError(
+                f"the messages have {total} characters, expected at most {MAX_CHAT_CHARACTERS}: send fewer"
+            )
+        return self._sandbox().render(
+            {**self._variables, "messages": checked, "add_generation_prompt": add_generation_prompt},
+            MAX_CHAT_CHARACTERS,
+        )
+
+    def _sandbox(self) -> Sandbox:
+        """A new one for each use: it counts what it spends."""
+        try:
+            from .chat_sandbox import Sandbox
+        except ImportError as error:
+            raise MissingExtraError("chat templates need Jinja: pip install 'edgewise[chat]'") from error
+        return Sandbox(self._source)
+
+    def _checked(self, index: int, message: object) -> dict[str, str]:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise InputError(f"message {index} is {str(message)[:60]!r}, expected a mapping with role and content")
+        for key, value in message.items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                raise InputError(f"message {index} has {key!r} of {type(value).__name__}, expected strings only")
+            for token in self._control_tokens:
+                if token in value:
+                    raise InputError(
+                        f"message {index} holds the control token {token!r} at character {value.index(token)} of its "
+                        f"{key}, where it would be taken for the template's own: remove it"
+                    )
+        return dict(message)
+
+
+def _listed(messages: object) -> Sequence[object]:
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise InputError(f"messages are {type(messages).__name__}, expected a list of them")
+    if not 0 < len(messages) <= MAX_MESSAGES:
+        raise InputError(f"there are {len(messages)} messages, expected 1 to {MAX_MESSAGES}")
+    return messages
