@@ -1,0 +1,108 @@
+"""A Llama from a GGUF file as Hugging Face would have written it: a ``config.json``, and tensors by those names.
+
+So that one table of names and fields serves both kinds of checkpoint. Source: the tensor name map of the ``gguf``
+package, and ``LlamaConfig`` of transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .llama import LlamaParameters, llama_tensor, tensor_shapes
+from .metadata import lookup, refuse
+from .reader import GgufFile
+from .vocabulary import Vocabulary
+
+_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_OF_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+# Llama 3.1 stretches slow frequencies; the file holds the result, and these settings of all such models are tried.
+_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_LLAMA3_POSITIONS = 8192
+
+
+def config_json(file: GgufFile, parameters: LlamaParameters, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The fields of a ``LlamaForCausalLM``.
+
+    Raises:
+        CheckpointError: the file stretches positions in a way that has no name there.
+    """
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": parameters["d_model"],
+        "intermediate_size": parameters["d_ff"],
+        "num_hidden_layers": parameters["n_layers"],
+        "num_attention_heads": parameters["n_heads"],
+        "num_key_value_heads": parameters["n_kv_heads"],
+        "head_dim": parameters["head_dim"],
+        "vocab_size": parameters["vocab_size"],
+        "max_position_embeddings": parameters["max_positions"],
+        "rms_norm_eps": parameters["norm_epsilon"],
+        "rope_theta": parameters["rope_theta"],
+        "tie_word_embeddings": parameters["tied"],
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
+    ids = {"bos": vocabulary.start_id, "eos": vocabulary.end_id, "pad": vocabulary.pad_id}
+    config |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
+    scaling = _rope_scaling(file, parameters)
+    return config | ({"rope_scaling": scaling} if scaling else {})
+
+
+def tensors(file: GgufFile, parameters: LlamaParameters) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Every tensor in float32 under its name there, one at a time; queries and keys in halves.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinity.
+    """
+    for name in tensor_shapes(parameters):
+        if name != "rope_freqs.weight":  # part of the configuration there
+            yield tensor_name(name), llama_tensor(file, parameters, name)
+
+
+def tensor_name(name: str) -> str:
+    """Hugging Face's name of a Llama's tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``."""
+    *layer, part, kind = name.split(".")
+    if layer:
+        return f"model.layers.{layer[1]}.{_OF_LAYER[part]}.{kind}"
+    return f"{_WHOLE[part]}.{kind}"
+
+
+def _rope_scaling(file: GgufFile, parameters: LlamaParameters) -> dict[str, Any] | None:
+    factors, scale = parameters["rope_factors"], parameters["rope_scale"]
+    if factors is None:
+        return None if scale == 1 else {"rope_type": "linear", "factor": scale}
+    original = lookup(file, "llama.rope.scaling.original_context_length", int, _LLAMA3_POSITIONS)
+    settings = {"factor": max(factors), **_LLAMA3, "original_max_position_embeddings": original}
+    expected = _llama3_factors(parameters, settings)
+    if scale != 1 or original < 1 or not np.allclose(factors, expected, rtol=1e-5, atol=0):
+        refuse(file, f"rope_freqs.weight {factors[:3]}... is none that Llama 3.1 has, and no other has a name")
+    return {"rope_type": "llama3", **settings}
+
+
+def _llama3_factors(parameters: LlamaParameters, settings: dict[str, Any]) -> list[float]:
+    """What each frequency is divided by (``_compute_llama3_parameters`` of transformers)."""
+    factor, low, high = (settings[name] for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    found = []
+    for pair in range(parameters["head_dim"] // 2):
+        wavelength = 2 * math.pi * parameters["rope_theta"] ** (2 * pair / parameters["head_dim"])
+        turns = settings["original_max_position_embeddings"] / wavelength
+        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
+        found.append(1 / ((1 - smooth) / factor + smooth))
+    return found
