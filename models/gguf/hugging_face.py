@@ -77,7 +77,7 @@ def tensors(file: GgufFile, parameters: LlamaParameters) -> Iterator[tuple[str, 
 
 
 def tensor_name(name: str) -> str:
-    """Hugging Face's name of a Llama's tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``."""
+    """The name there of a tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``."""
     *layer, part, kind = name.split(".")
     if layer:
         return f"model.layers.{layer[1]}.{_OF_LAYER[part]}.{kind}"

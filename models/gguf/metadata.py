@@ -21,7 +21,7 @@ def lookup(file: GgufFile, key: str, kind: type[_T], default: _T = _MISSING) -> 
     if value is _MISSING:
         refuse(file, f"has no metadata {key!r}, expected {kind.__name__}")
     if type(value) is not kind:  # a bool is no int here
-        shown = f"{value!r}"[:60]
+        shown = repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
         refuse(file, f"metadata {key!r} is {shown}, expected {kind.__name__}")
     return value
 

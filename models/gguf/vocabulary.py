@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         refuse(file, f"token {again!r} is given {times} times, expected distinct tokens")
     if len(longest := max(tokens, key=len)) > MAX_TOKEN_CHARACTERS:
         refuse(file, f"a token has {len(longest)} characters, expected at most {MAX_TOKEN_CHARACTERS}")
-    types = _numbers(file, "token_type", len(tokens), NORMAL).astype(np.int32)
+    types = _numbers(file, "token_type", len(tokens), NORMAL, np.dtype(np.int32))
     model = lookup(file, "tokenizer.ggml.model", str)
     sentencepiece = model == "llama"
     end_id = _id(file, "eos", len(tokens), 2 if sentencepiece else None)
@@ -82,7 +83,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         tokens=tokens,
         types=types,
         merges=_texts(file, "merges") if "tokenizer.ggml.merges" in file.metadata else [],
-        scores=_numbers(file, "scores", len(tokens), 0).astype(np.float32),
+        scores=_numbers(file, "scores", len(tokens), 0, np.dtype(np.float32)),
         start_id=_id(file, "bos", len(tokens), 1 if sentencepiece else None),
         end_id=end_id,
         unknown_id=_id(file, "unknown", len(tokens), 0 if sentencepiece else None),
@@ -102,16 +103,19 @@ def _texts(file: GgufFile, name: str) -> list[str]:
     return value
 
 
-def _numbers(file: GgufFile, name: str, length: int, default: int) -> NDArray[np.generic]:
+def _numbers(file: GgufFile, name: str, length: int, default: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """One number a token; ``default`` for each where the file has none."""
     value = file.metadata.get(f"tokenizer.ggml.{name}")
     if value is None:
-        return np.full(length, default)
-    if not (isinstance(value, np.ndarray) and value.dtype != np.bool_ and len(value) == length):
+        return np.full(length, default, dtype)
+    kinds = "iu" if dtype.kind == "i" else "fiu"
+    if not (isinstance(value, np.ndarray) and value.dtype.kind in kinds and len(value) == length):
         refuse(file, f"metadata 'tokenizer.ggml.{name}' is no array of {length} numbers, one for every token")
-    if not np.isfinite(value).all():
+    with np.errstate(over="ignore"):
+        numbers = value.astype(dtype)
+    if not np.isfinite(numbers).all():
         refuse(file, f"metadata 'tokenizer.ggml.{name}' holds NaN or infinity, expected numbers")
-    return value
+    return numbers
 
 
 def _id(file: GgufFile, name: str, n_tokens: int, default: int | None = None) -> int | None:

@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"llama__block_count": None}, "has no metadata 'llama.block_count', expected int"),
     "type": ({"llama__block_count": (raw.F32, 2.0)}, "metadata 'llama.block_count' is 2.0, expected int"),
     "truth": ({"llama__block_count": (raw.BOOL, True)}, "metadata 'llama.block_count' is True, expected int"),
-    "per layer": ({"llama__feed_forward_length": (raw.ARRAY, (raw.I32, [48, 48]))}, "is array.*, expected int"),
+    "per layer": ({"llama__feed_forward_length": (raw.ARRAY, (raw.I32, [48, 48]))}, "is a ndarray, expected int"),
     "zero": (
         {"llama__attention__head_count": (raw.U32, 0)},
         "'llama.attention.head_count' is 0, expected a size from 1",
