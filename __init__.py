@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from . import errors
 
 if TYPE_CHECKING:
+    from .runtime.asynchronous import AsyncSession
     from .runtime.interrupt import Cancellation
     from .runtime.load import load
     from .runtime.options import DecodingOptions, Grammar, Sampling
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "load",
     "Session",
+    "AsyncSession",
     "DecodingOptions",
     "Sampling",
     "Grammar",
@@ -45,6 +47,7 @@ __all__ = [
 _HOMES = {
     "load": ".runtime.load",
     "Session": ".runtime.session",
+    "AsyncSession": ".runtime.asynchronous",
     "DecodingOptions": ".runtime.options",
     "Sampling": ".runtime.options",
     "Grammar": ".runtime.options",

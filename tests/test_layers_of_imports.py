@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_THE_PACKAGE = {"tests", "build", "dist"}
+NOT_THE_PACKAGE = {"examples", "tests", "build", "dist"}
 
 # Folder -> what of edgewise it may import, itself included.
 SIBLINGS = {

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_THE_PACKAGE = {"tests", "checkpoints", "build", "dist"}
+NOT_THE_PACKAGE = {"examples", "tests", "checkpoints", "build", "dist"}
 EMBEDDED = Path("runtime/embedded")
 
 

@@ -1,0 +1,144 @@
+"""The session for asyncio: what the session itself gives, without blocking the loop, ended when the caller leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+import edgewise
+from edgewise.errors import InputError
+from edgewise.runtime.asynchronous import AsyncSession
+from edgewise.runtime.session import Session
+
+from .tiny_session import session_for
+from .torch_engine import TorchEngine
+
+TEXTS = ["A man is riding a bicycle.", "Two dogs run.", "A woman, a hat.", "A dog."]
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(work, 120))
+
+
+def _steps(session: Session) -> int:
+    engine = session.engine
+    assert isinstance(engine, TorchEngine)
+    return sum(run.steps for run in engine.runs)
+
+
+def test_translations_are_the_session_s_own() -> None:
+    async def work(session: Session) -> Any:
+        async with AsyncSession(session, workers=2) as own:
+            return await asyncio.gather(
+                *(own.translate(text, max_new_tokens=12) for text in TEXTS), own.translate(TEXTS)
+            )
+
+    session = session_for("translate", 3)
+    *alone, together = _run(work(session))
+    assert [g.tokens for g in alone] == [session.translate(t, max_new_tokens=12).tokens for t in TEXTS]
+    assert [g.tokens for g in together] == [g.tokens for g in session.translate(TEXTS)]
+
+
+def test_many_streams_at_once_give_what_each_gives_alone() -> None:
+    async def joined(own: AsyncSession, text: str) -> str:
+        return "".join([piece async for piece in own.stream(text, max_new_tokens=16)])
+
+    async def work(session: Session) -> Any:
+        async with AsyncSession(session, workers=2) as own:
+            return await asyncio.gather(*(joined(own, text) for text in TEXTS * 4))
+
+    session = session_for("translate", 3)
+    assert _run(work(session)) == ["".join(session.stream(text, max_new_tokens=16)) for text in TEXTS * 4]
+
+
+def test_generate() -> None:
+    async def work(session: Session) -> Any:
+        async with AsyncSession(session) as own:
+            return await own.generate("A man", max_new_tokens=5)
+
+    session = session_for("generate")
+    assert _run(work(session)).tokens == session.generate("A man", max_new_tokens=5).tokens
+
+
+def test_the_loop_goes_on_while_the_engine_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine waits for the loop: if the loop waited for the engine, neither would go on."""
+    session = session_for("translate", 3)
+    encode = session.engine.encode_source
+
+    async def work() -> Any:
+        loop = asyncio.get_running_loop()
+
+        def waits(*arguments: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(60)
+            return encode(*arguments)
+
+        monkeypatch.setattr(session.engine, "encode_source", waits)
+        async with AsyncSession(session, workers=1) as own:
+            return await own.translate(TEXTS[0], max_new_tokens=3)
+
+    assert _run(work()).tokens
+
+
+def test_leaving_a_stream_ends_its_decoding() -> None:
+    async def work(session: Session) -> None:
+        async with AsyncSession(session, workers=1) as own:
+            pieces = own.stream(TEXTS[0], max_new_tokens=40)
+            for _ in range(3):
+                await anext(pieces)
+            await pieces.aclose()
+
+    whole, left = session_for("translate", 3, end_bias=-50.0), session_for("translate", 3, end_bias=-50.0)
+    list(whole.stream(TEXTS[0], max_new_tokens=40))
+    _run(work(left))
+    assert 0 < _steps(left) < _steps(whole) == 39
+
+
+@pytest.mark.parametrize("kind", ["translate", "stream"])
+def test_a_cancelled_task_ends_its_decoding(kind: str) -> None:
+    async def work(session: Session) -> None:
+        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+        start = session.engine.start
+
+        def started(*arguments: Any) -> Any:
+            loop.call_soon_threadsafe(begun.set)
+            return start(*arguments)
+
+        session.engine.start = started  # type: ignore[method-assign]
+        async with AsyncSession(session, workers=1) as own:
+            task = asyncio.create_task(_consume(own, kind))
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    session = session_for("translate", 3, end_bias=-50.0)
+    _run(work(session))
+    assert _steps(session) < 50
+
+
+async def _consume(own: AsyncSession, kind: str) -> None:
+    if kind == "translate":
+        await own.translate(TEXTS[0], beam_size=2, max_new_tokens=60)
+    else:
+        async for _ in own.stream(TEXTS[0], max_new_tokens=60):
+            pass
+
+
+def test_errors_are_the_session_s_own() -> None:
+    async def work(session: Session) -> None:
+        async with AsyncSession(session) as own:
+            with pytest.raises(InputError, match="text 0 is empty"):
+                await own.translate("")
+            with pytest.raises(InputError, match="text is empty"):
+                await anext(own.stream(""))
+
+    _run(work(session_for("translate")))
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True])
+def test_workers_must_be_a_number(workers: Any) -> None:
+    with pytest.raises(InputError, match=r"workers .* must be an integer of at least 1, or None for one a processor"):
+        edgewise.AsyncSession(session_for("translate"), workers)
