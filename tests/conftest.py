@@ -52,9 +52,16 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="session")
-def models() -> Path:
-    """The folder that ``make models`` fills; without it the test is skipped."""
-    return _data_set("MODELS")
+def models() -> Callable[[str], Path]:
+    """``models(name)``: a published model that ``make models`` installed; without it the test is skipped."""
+
+    def get(name: str) -> Path:
+        folder = Path(os.environ.get("MODELS") or ROOT / ".models") / name
+        if not folder.is_dir():
+            pytest.skip(f"run 'make models' for {name}, or set MODELS=DIR")
+        return folder
+
+    return get
 
 
 def _assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol: float | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -33,8 +34,8 @@ Weights = tuple[dict[str, NDArray[np.float32]], LlamaParameters]
 
 
 @pytest.fixture(scope="module")
-def file(models: Path) -> GgufFile:
-    return open_gguf(models / SMOLLM2)
+def file(models: Callable[[str], Path]) -> GgufFile:
+    return open_gguf(models(SMOLLM2.parent.name) / SMOLLM2.name)
 
 
 @pytest.fixture(scope="module")
