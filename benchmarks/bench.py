@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..runtime.session import Session
+from .memory import peak_memory
 
 Progress = Callable[[int, int, str], None]
 """Told how many of how many passes are done, and what comes next."""
@@ -176,45 +175,3 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that so many percent of ``values`` do not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
-
-
-def peak_memory() -> int | None:
-    """Most bytes of memory this process has held; ``None`` where that cannot be told."""
-    return next(_peaks(), None)
-
-
-def _peaks() -> Iterator[int]:
-    yield from _peak_of_linux()  # first, as the next one counts what a parent held before it started this process
-    try:
-        import resource
-    except ImportError:  # Windows
-        yield from _peaks_of_psutil()
-        return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield peak if sys.platform == "darwin" else peak * 1024
-
-
-def _peak_of_linux() -> Iterator[int]:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return
-    yield from (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def _peaks_of_linux() -> Iterator[int]:
-    """The high-water mark of this program. That of ``getrusage`` is the parent's where the parent was larger."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                yield int(line.split()[1]) * 1024
-
-
-def _peaks_of_psutil() -> Iterator[int]:
-    try:
-        import psutil
-    except ImportError:
-        return
-    memory = psutil.Process().memory_info()
-    yield int(getattr(memory, "peak_wset", memory.rss))

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .bench import BATCH, DECODING, Workload, peak_memory
+from .bench import BATCH, DECODING, Workload
+from .memory import peak_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "translate-en-de"
