@@ -22,8 +22,10 @@ SIBLINGS = {
     "runtime": {"runtime", "errors"},
     "runtime.bundle": {"runtime.bundle", "errors"},
     "benchmarks": {"benchmarks", "runtime", "errors"},
+    "benchmarks.peers.adapters": {"benchmarks.peers", "runtime", "errors"},
+    "benchmarks.peers.convert_ctranslate2": set[str](),
 }
-# Folder -> which libraries beside Python's own. No folder imports transformers.
+# Folder -> which libraries beside Python's own. Only what measures transformers imports it.
 LIBRARIES = {
     "errors": set[str](),
     "models": {"numpy", "torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "sacrebleu"},
@@ -32,7 +34,11 @@ LIBRARIES = {
     "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino", "llguidance", "jinja2"},
     "runtime.bundle": {"numpy"},
     "benchmarks": {"numpy", "psutil", "sacrebleu", "matplotlib", "tqdm"},
+    # These run in environments of their own, where edgewise has nothing that it depends on.
+    "benchmarks.peers.adapters": {"numpy", "onnxruntime", "ctranslate2", "optimum", "torch", "transformers"},
+    "benchmarks.peers.convert_ctranslate2": {"numpy", "ctranslate2"},
 }
+ADAPTERS = "benchmarks.peers.adapters"
 # The files at the root join the stages and may import all of them.
 ROOT_FILES = {"__init__", "__main__", "cli", "cli_decoding", "pipeline"}
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
@@ -42,7 +48,9 @@ EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar
 # jinja2 is an extra: only this module imports it, and is itself imported inside a function.
 CHAT = "runtime.chat_sandbox"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
-BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"}
+BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"} | {
+    f"benchmarks.peers.{name}" for name in ("check", "marian", "prepare", "random_network")
+}
 
 
 class Import(NamedTuple):
@@ -91,7 +99,7 @@ def _folder(module: str) -> str:
 def fault(module: str, imported: Import) -> str | None:
     """What is wrong with the import, if anything."""
     top, _, rest = imported.target.partition(".")
-    if top == "transformers":
+    if top == "transformers" and not _inside(module, ADAPTERS):
         return "the package never imports transformers"
     if top == "edgewise" and imported.absolute and not module.startswith("benchmarks"):
         return "inside the package imports are relative"
@@ -164,6 +172,9 @@ def test_the_package_is_found() -> None:
         ("benchmarks.bench", "def f():\n    import torch", "only"),
         ("benchmarks.demo", "def f():\n    import torch", None),
         ("benchmarks.demo", "import torch", "only"),
+        ("benchmarks.peers.adapters.transformers", "import transformers", None),
+        ("benchmarks.peers.cell", "import ctranslate2", "only"),
+        ("benchmarks.peers.adapters.ctranslate2", "from ....models import decode", "only"),
         ("errors", "from .runtime import session", "only"),
         ("cli", "from .runtime import session", "inside a function"),
         ("cli", "def f():\n    from .runtime import session", None),

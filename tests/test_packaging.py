@@ -63,9 +63,8 @@ def test_development_versions_lie_in_the_ranges_of_users() -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist, and the wheel made from it, of a copy of this tree."""
     folder = tmp_path_factory.mktemp("packaging")
-    skip = shutil.ignore_patterns(
-        ".git", ".venv", ".models", ".types", ".*_cache", "__pycache__", "*.egg-info", "build", "dist"
-    )
+    hidden = (".git", ".venv", ".models", ".peers", ".types", ".*_cache")
+    skip = shutil.ignore_patterns(*hidden, "__pycache__", "*.egg-info", "build", "dist")
     shutil.copytree(ROOT, folder / "a-clone", ignore=skip)
     ghost = folder / "a-clone" / "build" / "lib" / "edgewise" / "ghost.py"  # a module deleted since the last build
     ghost.parent.mkdir(parents=True)

@@ -1,0 +1,69 @@
+"""Where environments, converted models and sources lie: one folder, ``PEERS``, that git does not see."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import MissingExtraError
+from .systems import OWN_ENVIRONMENT, System
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TRANSLATOR = ROOT / "checkpoints" / "translate-en-de"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Everything under ``peers``; ``multi30k`` is the folder of that data set, where there is one."""
+
+    peers: Path
+    multi30k: Path | None
+
+    @classmethod
+    def of_environment(cls) -> Places:
+        """``PEERS``, by default ``.peers`` here, and ``MULTI30K``."""
+        data = os.environ.get("MULTI30K")
+        return cls(peers=Path(os.environ.get("PEERS") or ".peers").resolve(), multi30k=Path(data) if data else None)
+
+    def binary(self, environment: str, name: str = "python") -> Path:
+        """A program of an environment.
+
+        Raises:
+            MissingExtraError: the environment has not been made.
+        """
+        if environment == OWN_ENVIRONMENT:
+            return Path(sys.executable).with_name(name) if name != "python" else Path(sys.executable)
+        program = self.peers / environment / "bin" / name
+        if not program.is_file():
+            raise MissingExtraError(
+                f"{program} is missing, a program of the environment {environment}: run `make peers`"
+            )
+        return program
+
+    def file(self, workload: str, name: str) -> Path:
+        """A file or folder of a workload."""
+        return self.peers / "models" / workload / name
+
+    def checkpoint(self, workload: str) -> Path:
+        """The checkpoint that every system computes."""
+        return TRANSLATOR if workload == "s2" else self.file(workload, "checkpoint")
+
+    def model(self, workload: str, system: System) -> Path:
+        """What ``system`` opens.
+
+        Raises:
+            MissingExtraError: it has not been converted.
+        """
+        folder = self.file(workload, system.model)
+        if not folder.is_dir():
+            raise MissingExtraError(f"{folder} is missing, expected what {system.name} reads: run `make peers`")
+        return folder
+
+
+def folder_bytes(folder: Path, system: System) -> int:
+    """Bytes of the files in ``folder`` that ``system`` opens."""
+    patterns = system.files or ("**/*",)
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return sum(file.stat().st_size for file in files)

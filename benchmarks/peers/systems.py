@@ -1,0 +1,98 @@
+"""The systems that are compared: which adapter, in which environment, on which files, with which settings.
+
+Every setting is one that the system's own documentation names. Where a system has a faster setting than its default,
+both are rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+OURS = "edgewise-int8"
+"""What the others are compared with."""
+OWN_ENVIRONMENT = ""
+"""The environment of edgewise itself, ``.venv``."""
+ENVIRONMENTS = ("ctranslate2", "optimum", "openvino")
+"""The others, folders under ``PEERS``; each has a file of pinned requirements beside this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One row of a table. ``model`` is a folder under the workload's; ``variables`` are set before it starts."""
+
+    name: str
+    adapter: str
+    environment: str
+    model: str
+    settings: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    """Patterns of the files that it opens, where the folder has others, too."""
+    exact: bool = False
+    """Computes in float32, so it must give the reference's tokens: :mod:`.check` sees to it."""
+    extra: bool = False
+    """Measured only when asked for by name."""
+
+
+# CTranslate2 4.8 chooses AVX2 for itself on processors that are not Intel's; packing concerns its MKL backend only.
+_FASTEST = {"CT2_FORCE_CPU_ISA": "AVX512", "CT2_PACKED_GEMM": "1"}
+# optimum's decoder comes twice: one graph for every step, and two, for the first step and for later ones.
+_MERGED = ("encoder_model*.onnx", "decoder_model_merged*.onnx")
+_APART = ("encoder_model*.onnx", "decoder_model.onnx", "decoder_model_quantized.onnx", "decoder_with_past*.onnx")
+
+_ALL = (
+    System(
+        name=OURS,
+        adapter="edgewise",
+        environment=OWN_ENVIRONMENT,
+        model="edgewise",
+        settings={"precision": "int8"},
+        files=("cpu-int8/*",),
+    ),
+    System(name="ctranslate2-int8", adapter="ctranslate2", environment="ctranslate2", model="ctranslate2-int8"),
+    System(
+        name="ctranslate2-int8-avx512",
+        adapter="ctranslate2",
+        environment="ctranslate2",
+        model="ctranslate2-int8",
+        variables=_FASTEST,
+    ),
+    System(name="optimum-onnx-int8", adapter="optimum_onnx", environment="optimum", model="onnx-int8", files=_MERGED),
+    System(
+        name="onnxruntime-int8-by-hand",
+        adapter="onnxruntime",
+        environment=OWN_ENVIRONMENT,
+        model="onnx-int8",
+        files=_APART,
+    ),
+    System(name="optimum-intel-int8", adapter="optimum_intel", environment="openvino", model="openvino-int8"),
+    System(name="transformers-fp32", adapter="transformers", environment="optimum", model="marian", exact=True),
+    System(
+        name="edgewise-fp32",
+        adapter="edgewise",
+        environment=OWN_ENVIRONMENT,
+        model="edgewise",
+        settings={"precision": "fp32"},
+        files=("cpu-fp32/*",),
+        exact=True,
+        extra=True,
+    ),
+    System(
+        name="ctranslate2-fp32",
+        adapter="ctranslate2",
+        environment="ctranslate2",
+        model="ctranslate2-float32",
+        exact=True,
+        extra=True,
+    ),
+    System(
+        name="onnxruntime-fp32-by-hand",
+        adapter="onnxruntime",
+        environment=OWN_ENVIRONMENT,
+        model="onnx-fp32",
+        files=_APART,
+        exact=True,
+        extra=True,
+    ),
+)
+SYSTEMS = {system.name: system for system in _ALL}
