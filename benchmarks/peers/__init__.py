@@ -1,1 +1,22 @@
-"""The comparison with what a user would pick instead."""
+"""The comparison with what a user would pick instead: ``python -m edgewise.benchmarks.peers --help``.
+
+Same weights, same tokens, same threads; every cell (system, workload, threads, batch, beam) in processes of its own;
+rounds over all cells, so that a slow minute of the machine hits every system; what was lost is printed beside what was
+won. In reading order:
+
+=====================  =================================================================================
+``workloads.py``       what is decoded: S1, random weights of a usual size; S2, the shipped translator
+``systems.py``         the systems, their environments and settings
+``cell.py``            what one measuring process is told, does and answers
+``adapters/``          one file a system: tokens in, tokens out
+``requirements/``      their libraries, pinned, one environment a file
+``random_network.py``  the weights of S1, as a checkpoint folder
+``marian.py``          a checkpoint as a Hugging Face Marian folder; ``convert_ctranslate2.py``, as CTranslate2's
+``prepare.py``         everything that is made once: sources, reference tokens, the models in every format
+``check.py``           before anything is timed: whoever computes in float32 gives the reference's tokens
+``places.py``          where all that lies; ``processes.py`` starts a measuring process
+``run.py``             the rounds; ``results.py``, what they found
+``report.py``          medians, ratios, the table; ``chart.py`` draws it
+``roofline.py``        how near a decode step is to the time it takes to read its weights
+=====================  =================================================================================
+"""

@@ -1,0 +1,89 @@
+"""``python -m edgewise.benchmarks.peers``: prepare, run, report.
+
+The variables ``PEERS`` and ``MULTI30K`` name folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import EdgewiseError
+from .chart import draw
+from .check import check
+from .places import Places
+from .prepare import Preparation
+from .report import tables
+from .run import cells, measure
+from .workloads import WORKLOADS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except EdgewiseError as error:
+        print(f"peers: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m edgewise.benchmarks.peers", description="Compare with what a user would pick instead."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("prepare", help="convert the models, and check that every system computes the same")
+    one.add_argument("workloads", nargs="*", default=list(WORKLOADS), metavar="WORKLOAD", help="default: all")
+    one.set_defaults(command=_prepare)
+    one = commands.add_parser("run", help="measure cells, and print the tables")
+    one.add_argument("cells", nargs="*", default=["*"], help="patterns of names, such as 's1/t1/*' (default: all)")
+    one.add_argument("--rounds", type=_count, default=3, help="processes of every cell (default: 3)")
+    one.add_argument("--repeats", type=_count, default=3, help="timed passes of every process (default: 3)")
+    one.add_argument("--output", type=Path, default=Path("peers.json"), help="where to write it all (peers.json)")
+    one.set_defaults(command=_run)
+    one = commands.add_parser("report", help="print the tables of a run again, and draw its chart")
+    one.add_argument("results", type=Path, help="what `run` wrote")
+    one.add_argument("--chart", type=Path, help="draw the ratios there, .svg or .png")
+    one.set_defaults(command=_report)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    places = Places.of_environment()
+    for name in arguments.workloads:
+        Preparation(places, WORKLOADS[name], _say).run()
+        check(places, WORKLOADS[name], _say)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    chosen = cells(arguments.cells)
+    for found in measure(Places.of_environment(), chosen, arguments.rounds, arguments.repeats, _say):
+        arguments.output.write_text(json.dumps(found, indent=1))  # after every round: a run may be stopped
+    print(tables(found))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    found = json.loads(arguments.results.read_text())
+    print(tables(found))
+    if arguments.chart:
+        draw(found, arguments.chart)
+
+
+def _say(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

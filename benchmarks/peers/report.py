@@ -1,0 +1,109 @@
+"""The tables of a run: medians, ratios to edgewise, quality, cold start, memory, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .results import Measured, Setting
+from .systems import OURS
+from .workloads import S1, WORKLOADS
+
+HEADER = ("system", "speed", "x edgewise", "rounds", "tokens/s", "agree", "BLEU", "import", "load", "first", "MB")
+COLD = ("start", "imported", "loaded", "first_output")
+
+
+def tables(found: dict[str, Any]) -> str:
+    """A table a setting, the fastest system first."""
+    results = [Measured.from_json(data) for data in found["results"]]
+    settings = list(dict.fromkeys(measured.cell.setting for measured in results))
+    blocks = [_machine(found)]
+    for setting in settings:
+        own = [measured for measured in results if measured.cell.setting == setting]
+        blocks.append("\n".join([_title(setting), *_table(own), *_roofline(found, setting, own)]))
+    return "\n\n".join([*blocks, *_notes(found)])
+
+
+def _machine(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    return "{processor}, {processors} processors, {0}; {system}".format(" ".join(machine["features"]), **machine)
+
+
+def _title(setting: Setting) -> str:
+    workload = WORKLOADS[setting.workload]
+    search = "greedy" if setting.beam_size == 1 else f"beam {setting.beam_size}"
+    unit = "milliseconds a request" if workload.unit == "ms" else "sentences a second"
+    threads = f"{setting.threads} thread{'s' if setting.threads > 1 else ''}"
+    return f"{workload.name.upper()}, {workload.title}\n{threads}, batch {setting.batch}, {search}; speed: {unit}"
+
+
+def _table(results: Sequence[Measured]) -> Iterator[str]:
+    """Aligned columns, then the failures."""
+    ours = next((m for m in results if m.cell.system == OURS and _timed(m)), None)
+    measured = sorted((m for m in results if _timed(m)), key=lambda m: m.seconds)
+    header = list(HEADER)
+    header.insert(10, "cold s")
+    header.append("model MB")
+    lines = [header, *(_cells(m, ours) for m in measured)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+    for m in results:
+        if m.failure:
+            yield f"{m.cell.system}: failed: {m.failure}"
+
+
+def _timed(measured: Measured) -> bool:
+    return any(answer.seconds for answer in measured.answers)
+
+
+def _cells(measured: Measured, ours: Measured | None) -> list[str]:
+    ratios = measured.ratios(ours) if ours else []
+    return [
+        measured.cell.system,
+        f"{measured.speed:.1f}",
+        f"{measured.ratio(ours):.2f}" if ours else "-",
+        f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "-",
+        f"{measured.tokens_per_second:.0f}",
+        "-" if measured.agreement is None else f"{measured.agreement:.1%}",
+        "-" if measured.bleu is None else f"{measured.bleu:.2f}",
+        f"{measured.cold('imported'):.2f}",
+        f"{measured.cold('loaded'):.2f}",
+        f"{measured.cold('first_output'):.2f}",
+        f"{measured.cold(*COLD):.2f}",
+        f"{measured.peak_memory_bytes / 1e6:.0f}",
+        f"{measured.model_bytes / 1e6:.1f}",
+    ]
+
+
+def _roofline(found: dict[str, Any], setting: Setting, results: Sequence[Measured]) -> Iterator[str]:
+    """How much of our step is spent on what no step can do without."""
+    ours = next((m for m in results if m.cell.system == OURS and _timed(m)), None)
+    for line in found["roofline"]:
+        if Setting(**line["setting"]) == setting and ours and S1.exact_tokens:
+            read, rate = line["weight_bytes"] + line["cache_bytes"], line["bytes_per_second"]
+            step = ours.seconds / S1.exact_tokens
+            yield (
+                f"roofline: a step reads {line['weight_bytes'] / 1e6:.1f} MB of int8 weights and "
+                f"{line['cache_bytes'] / 1e6:.1f} MB of caches, at {rate / 1e9:.1f} GB/s {1e3 * read / rate:.2f} ms: "
+                f"{read / rate / step:.0%} of the {1e3 * step:.2f} ms that {OURS} takes, source encoding included"
+            )
+
+
+def _notes(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Medians of {found['rounds']} rounds of {found['repeats']} passes; every round of a system is a process of "
+        "its own, and begins with a pass that is not timed.\n"
+        "x edgewise: its time over that of edgewise-int8, below 1 where it is faster; rounds: the least and the most "
+        "of it within one round.\n"
+        "agree: of the tokens of PyTorch in float32, the share before the first that differs. Search rules differ: "
+        "with beams also exact systems differ. "
+        "Random weights (S1) are never sure of a token, so there it says little of quality; S2 has BLEU.\n"
+        "import, load, first: seconds to import the library, open the model and answer the first request; cold s: "
+        "all of it, from the birth of the process.\n"
+        "MB: peak memory of the process; model MB: the files it opens, in 10^6 bytes."
+    )
+    versions = sorted(
+        {f"{k} {v}" for data in found["results"] for a in data["answers"] for k, v in a["versions"].items()}
+    )
+    yield "Versions: " + ", ".join(versions) + "."

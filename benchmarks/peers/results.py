@@ -1,0 +1,114 @@
+"""What was measured of every cell, and the medians and ratios of it. JSON both ways."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .cell import Answer, Tokens
+from .workloads import WORKLOADS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all systems of one table have in common."""
+
+    workload: str
+    threads: int
+    batch: int
+    beam_size: int
+
+    def __str__(self) -> str:
+        return f"{self.workload}/t{self.threads}/b{self.batch}/k{self.beam_size}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One system in one setting. Its name is what patterns are matched with."""
+
+    setting: Setting
+    system: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}/{self.system}"
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """A cell, with an answer a round, outputs left out. ``failure``: why there are no more.
+
+    ``agreement``: of the reference's tokens, the share before the first difference, mean over the sources. ``bleu``:
+    where there are references.
+    """
+
+    cell: Cell
+    model_bytes: int
+    answers: list[Answer] = field(default_factory=list)
+    agreement: float | None = None
+    bleu: float | None = None
+    failure: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Median of all timed passes of all rounds."""
+        return statistics.median(second for answer in self.answers for second in answer.seconds)
+
+    @property
+    def passes(self) -> int:
+        """How many passes were timed."""
+        return sum(len(answer.seconds) for answer in self.answers)
+
+    @property
+    def speed(self) -> float:
+        """In the workload's unit: milliseconds a request, or sentences a second."""
+        if WORKLOADS[self.cell.setting.workload].unit == "ms":
+            return 1e3 * self.seconds
+        return self.answers[0].sentences / self.seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all rows of a pass together."""
+        return self.answers[0].tokens / self.seconds
+
+    def cold(self, *parts: str) -> float:
+        """Median seconds of ``start``, ``imported``, ``loaded`` and ``first_output``, or their sum."""
+        return statistics.median(sum(getattr(a, part) or 0.0 for part in parts) for a in self.answers)
+
+    @property
+    def peak_memory_bytes(self) -> float:
+        """Median over the rounds; the first round decodes all sources, which may take more."""
+        return statistics.median(answer.peak_memory_bytes or 0 for answer in self.answers)
+
+    def ratio(self, ours: Measured) -> float:
+        """How many times as long as ``ours`` it takes."""
+        return self.seconds / ours.seconds
+
+    def ratios(self, ours: Measured) -> list[float]:
+        """The same within each round, where both were measured minutes apart."""
+        medians = ([statistics.median(a.seconds) for a in m.answers if a.seconds] for m in (self, ours))
+        return [a / b for a, b in zip(*medians, strict=False)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for ``json.dumps``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Measured:
+        """What :meth:`to_json` gave."""
+        cell = Cell(setting=Setting(**data["cell"]["setting"]), system=data["cell"]["system"])
+        answers = [Answer(**answer) for answer in data["answers"]]
+        return cls(**{**data, "cell": cell, "answers": answers})
+
+
+def agreement(outputs: Tokens, expected: Tokens) -> float:
+    """Of the expected tokens and their end, the share before the first that differs, mean over the rows."""
+    return statistics.fmean(_agreeing(row, wanted) for row, wanted in zip(outputs, expected, strict=True))
+
+
+def _agreeing(row: Sequence[int], wanted: Sequence[int]) -> float:
+    if list(row) == list(wanted):
+        return 1.0
+    same = next((i for i, (a, b) in enumerate(zip(row, wanted, strict=False)) if a != b), min(len(row), len(wanted)))
+    return same / (len(wanted) + 1)

@@ -1,0 +1,161 @@
+"""The rounds: every cell in a process of its own, all cells in every round, in turn forwards and backwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ...errors import EngineError, InputError, MissingExtraError
+from ...runtime.cpu import available_cpus
+from .cell import Tokens
+from .places import Places, folder_bytes
+from .prepare import REFERENCE, SOURCES, captions
+from .processes import run_cell
+from .results import Cell, Measured, Setting, agreement
+from .roofline import measured_bandwidth, step_bytes
+from .systems import OURS, SYSTEMS
+from .workloads import S1, S2, SOURCE_TOKENS, WORKLOADS
+
+Say = Callable[[str], None]
+THREADS = (1, 2)
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+"""Processor features that decide which int8 kernels a system has."""
+
+
+def cells(patterns: Sequence[str]) -> list[Cell]:
+    """All cells whose name matches a pattern, such as ``s1/t1/*``; systems marked ``extra`` only where it names them.
+
+    Raises:
+        InputError: no cell matches a pattern.
+    """
+    found: dict[str, Cell] = {}
+    for pattern in patterns:
+        matching = [cell for cell in _all_cells() if fnmatchcase(str(cell), pattern)]
+        matching = [cell for cell in matching if not SYSTEMS[cell.system].extra or cell.system in pattern]
+        if not matching:
+            raise InputError(f"no cell is called {pattern!r}, expected a pattern of names such as {_all_cells()[0]}")
+        found |= {str(cell): cell for cell in matching}
+    return list(found.values())
+
+
+def _all_cells() -> list[Cell]:
+    return [
+        Cell(setting=Setting(workload=workload.name, threads=threads, batch=batch, beam_size=beam_size), system=system)
+        for workload in WORKLOADS.values()
+        for threads, batch, beam_size, system in product(THREADS, workload.batches, workload.beams, SYSTEMS)
+    ]
+
+
+def measure(places: Places, chosen: Sequence[Cell], rounds: int, repeats: int, say: Say) -> Iterator[dict[str, Any]]:
+    """Run the rounds, and give after each what has been found so far.
+
+    What a cell failed with stands in its result, and the others go on.
+
+    Raises:
+        InputError: a chosen cell needs a data set, and nobody said where it is.
+    """
+    if any(cell.setting.workload == S2.name for cell in chosen):
+        captions(places, "de")  # they judge the first round: better missed now than then
+    results = [_begin(places, cell) for cell in chosen]
+    for round_ in range(rounds):
+        for measured in results if round_ % 2 == 0 else reversed(results):
+            if measured.failure is None:
+                say(f"round {round_ + 1} of {rounds}: {measured.cell}")
+                _measure_one(places, measured, repeats, whole=not measured.answers)
+        yield {
+            "machine": machine(),
+            "rounds": round_ + 1,
+            "repeats": repeats,
+            "results": [measured.to_json() for measured in results],
+            "roofline": rooflines(places, results),
+        }
+
+
+def _begin(places: Places, cell: Cell) -> Measured:
+    system, workload = SYSTEMS[cell.system], cell.setting.workload
+    try:
+        size = folder_bytes(places.model(workload, system), system)
+    except MissingExtraError as error:
+        return Measured(cell=cell, model_bytes=0, failure=str(error))
+    return Measured(cell=cell, model_bytes=size)
+
+
+def _measure_one(places: Places, measured: Measured, repeats: int, whole: bool) -> None:
+    setting = measured.cell.setting
+    try:
+        answer = run_cell(
+            places,
+            SYSTEMS[measured.cell.system],
+            setting,
+            sources=places.file(setting.workload, SOURCES),
+            repeats=repeats,
+            whole=whole,
+        )
+    except (EngineError, MissingExtraError) as error:
+        measured.failure = str(error)
+        return
+    measured.answers.append(dataclasses.replace(answer, outputs=None))
+    if answer.outputs is not None:
+        reference = json.loads(places.file(setting.workload, REFERENCE).read_text())
+        measured.agreement = agreement(answer.outputs, reference[str(setting.beam_size)])
+        measured.bleu = bleu(places, answer.outputs) if setting.workload == S2.name else None
+
+
+def bleu(places: Places, outputs: Tokens) -> float:
+    """Cased sacreBLEU of translations of the test set."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    from ...runtime.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.open(places.checkpoint(S2.name) / "tokenizer.json")
+    texts = [tokenizer.decode(tokens) for tokens in outputs]
+    return float(BLEU().corpus_score(texts, [captions(places, "de")]).score)
+
+
+def rooflines(places: Places, results: Sequence[Measured]) -> list[dict[str, Any]]:
+    """For every setting of S1: what a step of ours reads, and how fast this machine reads so much."""
+    found = []
+    assert S1.exact_tokens is not None
+    for measured in results:
+        setting = measured.cell.setting
+        if setting.workload == S1.name and measured.cell.system == OURS and measured.answers:
+            config = json.loads((places.checkpoint(S1.name) / "config.json").read_text())
+            read = step_bytes(
+                config,
+                weight_bytes=1,
+                batch=setting.batch,
+                beams=setting.beam_size,
+                source=SOURCE_TOKENS,
+                new=S1.exact_tokens,
+            )
+            found.append(
+                {
+                    "setting": dataclasses.asdict(setting),
+                    "weight_bytes": read.weights,
+                    "cache_bytes": read.cache,
+                    "bytes_per_second": measured_bandwidth(read.total, setting.threads),
+                }
+            )
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, what of it is ours, and system."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        facts = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    except OSError:
+        facts = {}
+    flags = (facts.get("flags") or facts.get("Features") or "").split()
+    return {
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "features": [flag for flag in FLAGS if flag in flags],
+        "processors": available_cpus(),
+        "system": platform.platform(terse=True),
+    }

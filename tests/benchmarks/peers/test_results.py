@@ -1,0 +1,137 @@
+"""Medians, ratios, tables and charts, from numbers a reader can check by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewise.benchmarks.peers import chart, report
+from edgewise.benchmarks.peers.__main__ import main
+from edgewise.benchmarks.peers.cell import Answer
+from edgewise.benchmarks.peers.results import Cell, Measured, Setting, agreement
+from edgewise.benchmarks.peers.systems import OURS
+
+S1, S2 = (Setting(workload=w, threads=1, batch=8, beam_size=4) for w in ("s1", "s2"))
+
+
+def answer(*seconds: float, **changes: Any) -> Answer:
+    plain: dict[str, Any] = {
+        "start": 0.1,
+        "imported": 0.2,
+        "loaded": 0.3,
+        "first_output": 0.4,
+        "seconds": list(seconds),
+        "sentences": 8,
+        "tokens": 512,
+        "peak_memory_bytes": 50_000_000,
+        "versions": {"python": "3.11"},
+        "outputs": None,
+    }
+    return Answer(**{**plain, **changes})
+
+
+def measured(system: str, *rounds: list[float], setting: Setting = S1, **more: Any) -> Measured:
+    answers = [answer(*seconds) for seconds in rounds]
+    return Measured(cell=Cell(setting=setting, system=system), model_bytes=2_000_000, answers=answers, **more)
+
+
+OWN = measured(OURS, [1.0, 2.0], [3.0, 4.0, 5.0], agreement=0.5)
+FASTER = measured("ctranslate2-int8", [0.5, 1.0], [4.0, 2.0, 3.0], agreement=0.25)
+
+
+def test_the_median_is_that_of_all_passes_of_all_rounds() -> None:
+    assert (OWN.seconds, OWN.passes) == (3.0, 5)
+    assert OWN.speed == 3000.0
+    assert OWN.tokens_per_second == 512 / 3
+    assert measured("x", [2.0], setting=S2).speed == 4.0
+
+
+def test_ratios_are_of_medians_and_their_range_is_within_rounds() -> None:
+    assert FASTER.ratio(OWN) == pytest.approx(2.0 / 3.0)
+    assert FASTER.ratios(OWN) == pytest.approx([0.75 / 1.5, 3.0 / 4.0])
+    assert OWN.ratios(OWN) == [1.0, 1.0]
+
+
+def test_a_cold_start_is_the_sum_of_its_parts() -> None:
+    assert OWN.cold("imported") == 0.2
+    assert OWN.cold("start", "imported", "loaded", "first_output") == pytest.approx(1.0)
+    assert Measured(cell=OWN.cell, model_bytes=0, answers=[answer(1.0, start=None)]).cold("start", "loaded") == 0.3
+
+
+def test_results_survive_json() -> None:
+    again = Measured.from_json(json.loads(json.dumps(FASTER.to_json())))
+    assert again == FASTER
+
+
+@pytest.mark.parametrize(
+    ("row", "expected", "share"),
+    [
+        ([5, 6, 7], [5, 6, 7], 1.0),
+        ([5, 9, 7], [5, 6, 7], 0.25),
+        ([5, 6], [5, 6, 7], 0.5),
+        ([5, 6, 7, 8], [5, 6, 7], 0.75),
+        ([], [5], 0.0),
+        ([], [], 1.0),
+    ],
+    ids=["same", "second differs", "too short", "too long", "nothing", "both nothing"],
+)
+def test_agreement_counts_tokens_before_the_first_difference(row: list[int], expected: list[int], share: float) -> None:
+    assert agreement([row, row], [expected, row]) == pytest.approx((share + 1.0) / 2)
+
+
+def found(*results: Measured) -> dict[str, Any]:
+    line = {"setting": vars(S1), "weight_bytes": 38_000_000, "cache_bytes": 2_000_000, "bytes_per_second": 20e9}
+    machine = {"processor": "A chip", "features": ["avx512_vnni"], "processors": 2, "system": "Linux"}
+    results_json = [result.to_json() for result in results]
+    return {"machine": machine, "rounds": 2, "repeats": 3, "results": results_json, "roofline": [line]}
+
+
+def test_the_table_has_the_fastest_first_and_what_failed_last() -> None:
+    lost = Measured(cell=Cell(setting=S1, system="optimum-intel-int8"), model_bytes=1, failure="it said no")
+    lines = report.tables(found(OWN, lost, FASTER)).splitlines()
+    assert lines[0] == "A chip, 2 processors, avx512_vnni; Linux"
+    assert lines[3] == "1 thread, batch 8, beam 4; speed: milliseconds a request"
+    header, first, second = (line.split() for line in lines[4:7])
+    assert (first[0], second[0]) == ("ctranslate2-int8", OURS)
+    assert first[1:6] == ["2000.0", "0.67", "0.50-0.75", "256", "25.0%"]
+    assert second[1:6] == ["3000.0", "1.00", "1.00-1.00", "171", "50.0%"]
+    assert first[6:] == ["-", "0.20", "0.30", "0.40", "1.00", "50", "2.0"]
+    assert header[-2:] == ["model", "MB"]
+    assert lines[7] == "optimum-intel-int8: failed: it said no"
+
+
+def test_the_roofline_is_a_share_of_our_step() -> None:
+    """40 MB at 20 GB/s are 2 ms; 3 seconds for 64 steps are 46.88 ms each."""
+    text = report.tables(found(OWN))
+    assert "38.0 MB of int8 weights and 2.0 MB of caches, at 20.0 GB/s 2.00 ms: 4% of the 46.88 ms" in text
+
+
+def test_without_edgewise_there_are_no_ratios() -> None:
+    row = report.tables(found(FASTER)).splitlines()[5].split()
+    assert row[:4] == ["ctranslate2-int8", "2000.0", "-", "-"]
+
+
+def test_the_s2_table_has_sentences_a_second_and_bleu() -> None:
+    text = report.tables(found(measured(OURS, [2.0], setting=S2, bleu=38.824)))
+    assert "speed: sentences a second" in text
+    assert text.splitlines()[5].split()[:2] == ["edgewise-int8", "4.0"]
+    assert "38.82" in text
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_a_chart_has_a_bar_a_system(tmp_path: Path, suffix: str) -> None:
+    file = (tmp_path / "chart").with_suffix(suffix)
+    chart.draw(found(OWN, FASTER), file)
+    assert file.stat().st_size > 1000
+    if suffix == ".svg":
+        assert "ctranslate2-int8" in file.read_text()
+
+
+def test_the_command_prints_a_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(found(OWN, FASTER)))
+    assert main(["report", str(tmp_path / "run.json"), "--chart", str(tmp_path / "chart.svg")]) == 0
+    assert "ctranslate2-int8" in capsys.readouterr().out
+    assert (tmp_path / "chart.svg").is_file()
