@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import MissingExtraError
-from .results import Measured
+from .results import Measured, Setting
 from .systems import OURS
 
 SLOWER, FASTER, EDGEWISE = "#5b8db8", "#c26d5b", "#3a3a3a"
@@ -26,11 +26,14 @@ def draw(found: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     panels = _panels(found)
-    figure, axes = plt.subplots(len(panels), 1, figsize=(8, 0.6 + 2.4 * len(panels)), squeeze=False)
+    height = 1.0 + sum(0.5 + 0.25 * len(rows) for _, rows in panels)
+    heights = [1 + len(rows) for _, rows in panels]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(8, height), squeeze=False, sharex=True, height_ratios=heights, layout="constrained"
+    )
     for axis, (title, rows) in zip(axes[:, 0], panels, strict=True):
         _bars(axis, title, rows)
-    axes[-1, 0].set_xlabel("time relative to edgewise int8: to the left of the line is faster")
-    figure.tight_layout()
+    axes[-1, 0].set_xlabel(f"time relative to {OURS}; left of the line is faster, whiskers: single rounds")
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)
 
@@ -43,22 +46,35 @@ def _panels(found: dict[str, Any]) -> list[tuple[str, list[tuple[Measured, Measu
     for ours in timed:
         if ours.cell.system == OURS:
             rows = [(m, ours) for m in timed if m.cell.setting == ours.cell.setting]
-            panels.append((str(ours.cell.setting), sorted(rows, key=lambda row: -row[0].seconds)))
+            panels.append((_title(ours.cell.setting), sorted(rows, key=lambda row: -row[0].seconds)))
     return panels
 
 
+def _title(setting: Setting) -> str:
+    search = "greedy" if setting.beam_size == 1 else f"beam {setting.beam_size}"
+    return f"{setting.workload.upper()}, batch {setting.batch}, {search}, threads: {setting.threads}"
+
+
 def _bars(axis: Any, title: str, rows: list[tuple[Measured, Measured]]) -> None:
+    """Bars that begin at edgewise's time: on a logarithmic axis there is no zero to begin at."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
     values = [measured.ratio(ours) for measured, ours in rows]
-    spans = [measured.ratios(ours) for measured, ours in rows]
-    low = [max(0.0, value - min(span)) for value, span in zip(values, spans, strict=True)]
-    high = [max(0.0, max(span) - value) for value, span in zip(values, spans, strict=True)]
+    spans = [(*measured.ratios(ours), value) for (measured, ours), value in zip(rows, values, strict=True)]
+    errors = [
+        [value - min(span) for value, span in zip(values, spans, strict=True)],
+        [max(span) - value for value, span in zip(values, spans, strict=True)],
+    ]
+    names = [f"{measured.cell.system}  {value:.2f}" for (measured, _), value in zip(rows, values, strict=True)]
     colours = [_colour(measured, ours) for measured, ours in rows]
-    names = [measured.cell.system for measured, _ in rows]
-    bars = axis.barh(names, values, xerr=[low, high], color=colours, ecolor="#888888", capsize=2)
-    axis.bar_label(bars, labels=[f"{value:.2f}" for value in values], padding=6, fontsize=8)
-    axis.axvline(1.0, color=EDGEWISE, linewidth=0.8)
+    axis.barh(
+        names, [value - 1.0 for value in values], left=1.0, xerr=errors, color=colours, ecolor="#777777", capsize=2
+    )
+    axis.axvline(1.0, color=EDGEWISE, linewidth=1.0)
     axis.set_xscale("log")
-    axis.margins(x=0.15)
+    axis.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20]))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_title(title, loc="left", fontsize=9)
 
 
