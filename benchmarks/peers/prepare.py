@@ -119,7 +119,8 @@ class Preparation:
         from ...pipeline import export_bundle
 
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
-        export_bundle(self.checkpoint.folder, folder, ["cpu"], ["fp32", "int8"], None, 0.0, lambda done, cases: None)
+        targets, precisions = ["cpu", "openvino"], ["fp32", "int8"]
+        export_bundle(self.checkpoint.folder, folder, targets, precisions, None, 0.0, lambda done, cases: None)
 
     def _marian(self, folder: Path) -> None:
         from .marian import write_marian

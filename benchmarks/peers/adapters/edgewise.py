@@ -12,11 +12,11 @@ from ..cell import Order, Tokens, until_end
 
 
 class Edgewise:
-    """A session on the ``cpu`` target, at ``settings["precision"]``."""
+    """A session, for ``settings["target"]`` at ``settings["precision"]``."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.session = load(order.model, "cpu", order.settings["precision"], order.threads)
+        self.session = load(order.model, order.settings["target"], order.settings["precision"], order.threads)
 
     def decode(self, sources: Tokens, beam_size: int, limit: int) -> Tokens:
         """One request."""
@@ -29,7 +29,8 @@ class Edgewise:
 
     def versions(self) -> dict[str, str]:
         """As everywhere."""
-        return {name: version(name) for name in ("edgewise", "onnxruntime")}
+        engine = self.session.engine.describe()
+        return {"edgewise": version("edgewise"), engine["engine"]: engine["version"]}
 
 
 def open_model(order: Order) -> Edgewise:

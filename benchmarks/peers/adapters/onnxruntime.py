@@ -28,12 +28,8 @@ class ByHand:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = order.threads, 1
-        self.encoder, self.first, self.later = (
-            onnxruntime.InferenceSession(_graph(order.model, name), options, providers=["CPUExecutionProvider"])
-            for name in ("encoder_model", "decoder_model", "decoder_with_past_model")
-        )
+        names = ("encoder_model", "decoder_model", "decoder_with_past_model")
+        self.encoder, self.first, self.later = (Graph(_file(order.model, name), order.threads) for name in names)
 
     def decode(self, sources: Tokens, beam_size: int, limit: int) -> Tokens:
         """One request."""
@@ -51,7 +47,23 @@ class ByHand:
         return {"onnxruntime": onnxruntime.__version__, "numpy": version("numpy")}
 
 
-def _graph(folder: str, name: str) -> str:
+class Graph:
+    """One opened graph."""
+
+    def __init__(self, file: str, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.inputs = [argument.name for argument in self.session.get_inputs()]
+        self.outputs = [argument.name for argument in self.session.get_outputs()]
+
+    def run(self, feed: Arrays) -> Arrays:
+        """Every output, of those arrays in ``feed`` that it takes."""
+        found = self.session.run(self.outputs, {name: feed[name] for name in self.inputs})
+        return dict(zip(self.outputs, found, strict=True))
+
+
+def _file(folder: str, name: str) -> str:
     (file,) = (f for f in Path(folder).glob(f"{name}*.onnx") if f.stem.removesuffix("_quantized") == name)
     return str(file)
 
@@ -73,7 +85,7 @@ class State:
         self.graphs, self.beams, self.logits = graphs, beams, np.zeros((0, 0), np.float32)
         ids, mask = right_pad(sources, graphs.order.special_ids["pad"])
         attended = mask.astype(np.int64)
-        (hidden,) = graphs.encoder.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": attended})
+        hidden = graphs.encoder.run({"input_ids": ids, "attention_mask": attended})["last_hidden_state"]
         self.source: Arrays = {"encoder_hidden_states": hidden, "encoder_attention_mask": attended}
         self.past: Arrays = {}
 
@@ -85,10 +97,8 @@ class State:
         """Read one token a row ``(R,)``: logits ``(R, V)``."""
         return self._run(self.graphs.later, {"input_ids": ids[:, None], **self.source, **self.past})
 
-    def _run(self, session: Any, feed: Arrays) -> NDArray[np.float32]:
-        wanted = {argument.name for argument in session.get_inputs()}
-        names = [argument.name for argument in session.get_outputs()]
-        found = dict(zip(names, session.run(names, {k: v for k, v in feed.items() if k in wanted}), strict=True))
+    def _run(self, graph: Graph, feed: Arrays) -> NDArray[np.float32]:
+        found = graph.run(feed)
         self.past |= {k.replace("present", "past_key_values"): v for k, v in found.items() if k.startswith("present")}
         self.logits = found["logits"][:, -1]
         return self.logits

@@ -52,7 +52,7 @@ def test_our_adapter_gives_what_naive_decoding_gives(tmp_path: Path, beam_size: 
         whole=True,
         length_penalty=0.6,
         special_ids={"pad": 0, "start": 1, "end": 2},
-        settings={"precision": "fp32"},
+        settings={"target": "cpu", "precision": "fp32"},
     )
     limits = [0] * len(sources)
     for request in cell.cut(sources, order):
