@@ -83,12 +83,11 @@ install: .venv/.installed ## only the virtual environment
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Each library in an environment of its own; edgewise is in all of them, without what it depends on.
+# Each library in an environment of its own, torch first as above. edgewise is not installed there: its files are lent.
 $(PEERS)/%/.installed: benchmarks/peers/requirements/%.txt
 	test -x $(PEERS)/$*/bin/python || $(PYTHON) -m venv $(PEERS)/$*
 	! grep -q '^torch==' $< || $(PEERS)/$*/bin/python -m pip install -q $(PIP_ARGS) $(TORCH_INDEX) "$$(grep '^torch==' $<)"
 	$(PEERS)/$*/bin/python -m pip install -q $(PIP_ARGS) -r $<
-	$(PEERS)/$*/bin/python -m pip install -q $(PIP_ARGS) --no-deps -e .
 	touch $@
 
 # Over this link the root has the package's name, whatever the folder of the clone is called.

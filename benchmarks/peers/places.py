@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +63,14 @@ class Places:
         if not folder.is_dir():
             raise MissingExtraError(f"{folder} is missing, expected what {system.name} reads: run `make peers`")
         return folder
+
+
+@contextmanager
+def this_package() -> Iterator[dict[str, str]]:
+    """Variables with which the Python of another environment imports this edgewise, which is not installed there."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "edgewise").symlink_to(ROOT)
+        yield {"PYTHONPATH": folder}
 
 
 def folder_bytes(folder: Path, system: System) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import ExportError, InputError
 from .cell import Tokens, until_end
-from .places import Places
+from .places import Places, this_package
 from .random_network import SPECIALS, marian_base, write_random_checkpoint
 from .workloads import EXTRA_TOKENS, LENGTH_PENALTY, S1, SOURCE_TOKENS, Workload
 
@@ -161,7 +161,10 @@ class Preparation:
         """Run a converter of an environment."""
         binary = self.places.binary(environment, program)
         variables = os.environ | OFFLINE | {"PATH": f"{binary.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-        done = subprocess.run([binary, *arguments], capture_output=True, text=True, env=variables, check=False)
+        with this_package() as path:
+            done = subprocess.run(
+                [binary, *arguments], capture_output=True, text=True, env=variables | path, check=False
+            )
         if done.returncode:
             raise ExportError(
                 f"{program} of {environment} ended with status {done.returncode}, expected 0; "

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import EngineError
 from .cell import Answer, Order
-from .places import Places
+from .places import Places, this_package
 from .prepare import OFFLINE
 from .results import Setting
 from .systems import System
@@ -30,7 +30,7 @@ def run_cell(places: Places, system: System, setting: Setting, *, sources: Path,
         EngineError: the process failed; the message ends with the last of what it said.
     """
     workload = WORKLOADS[setting.workload]
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, this_package() as path:
         order = Order(
             adapter=system.adapter,
             model=str(places.model(workload.name, system)),
@@ -50,7 +50,7 @@ def run_cell(places: Places, system: System, setting: Setting, *, sources: Path,
         )
         python = places.binary(system.environment)
         command = [python, "-P", "-m", "edgewise.benchmarks.peers.cell", json.dumps(asdict(order))]
-        _run(system.name, command, _variables(system, setting.threads), scratch)
+        _run(system.name, command, _variables(system, setting.threads) | path, scratch)
         return Answer(**json.loads(Path(order.answer).read_text()))
 
 

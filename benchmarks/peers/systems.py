@@ -1,7 +1,6 @@
 """The systems that are compared: which adapter, in which environment, on which files, with which settings.
 
-Every setting is one that the system's own documentation names. Where a system has a faster setting than its default,
-both are rows.
+Settings are those that the systems themselves offer. Where one has a faster setting than its default, both are rows.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ OURS = "edgewise-int8"
 OWN_ENVIRONMENT = ""
 """The environment of edgewise itself, ``.venv``."""
 ENVIRONMENTS = ("ctranslate2", "optimum", "openvino")
-"""The others, folders under ``PEERS``; each has a file of pinned requirements beside this one."""
+"""The others, folders under ``PEERS``; the libraries of each are pinned in ``requirements/``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from edgewise.benchmarks.peers import processes
 from edgewise.benchmarks.peers.check import NEAR, compare
-from edgewise.benchmarks.peers.places import ROOT, Places, folder_bytes
+from edgewise.benchmarks.peers.places import ROOT, Places, folder_bytes, this_package
 from edgewise.benchmarks.peers.prepare import Preparation, captions
 from edgewise.benchmarks.peers.processes import run_cell
 from edgewise.benchmarks.peers.results import Setting
@@ -89,6 +93,25 @@ def test_a_cell_that_fails_ends_with_what_it_said(empty: Places) -> None:
     setting = Setting(workload="s1", threads=1, batch=1, beam_size=1)
     with pytest.raises(EngineError, match=r"edgewise-int8 ended with status 1, expected 0: .*manifest.json"):
         run_cell(empty, SYSTEMS[OURS], setting, sources=sources, repeats=1, whole=True)
+
+
+def test_a_cell_that_takes_too_long_is_given_up(empty: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "TIME_LIMIT", 0.01)
+    with pytest.raises(EngineError, match=r"x took more than 0.01 seconds for one cell: measure fewer sources"):
+        processes._run("x", [sys.executable, "-c", "import time; time.sleep(60)"], {}, ".")
+
+
+def test_another_environment_imports_this_package_and_needs_no_library_for_it() -> None:
+    """``-S``: no site-packages, as in an environment that has nothing of ours."""
+    code = "import sys, edgewise.benchmarks.peers.cell as cell; print(cell.__file__, 'numpy' in sys.modules)"
+    with this_package() as path:
+        done = subprocess.run(
+            [sys.executable, "-S", "-P", "-c", code], env=os.environ | path, capture_output=True, text=True, check=True
+        )
+    file, numpy = done.stdout.split()
+    assert Path(file).name == "cell.py"
+    assert path["PYTHONPATH"] in file
+    assert numpy == "False"
 
 
 def test_only_the_files_that_a_system_opens_are_counted(tmp_path: Path) -> None:

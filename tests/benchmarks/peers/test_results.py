@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from edgewise.benchmarks.peers.__main__ import main
 from edgewise.benchmarks.peers.cell import Answer
 from edgewise.benchmarks.peers.results import Cell, Measured, Setting, agreement
 from edgewise.benchmarks.peers.systems import OURS
+from edgewise.errors import MissingExtraError
 
 S1, S2 = (Setting(workload=w, threads=1, batch=8, beam_size=4) for w in ("s1", "s2"))
 
@@ -128,6 +130,12 @@ def test_a_chart_has_a_bar_a_system(tmp_path: Path, suffix: str) -> None:
     assert file.stat().st_size > 1000
     if suffix == ".svg":
         assert "ctranslate2-int8" in file.read_text()
+
+
+def test_a_chart_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"the chart needs matplotlib: pip install 'edgewise\[export\]'"):
+        chart.draw(found(OWN), tmp_path / "chart.svg")
 
 
 def test_the_command_prints_a_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
