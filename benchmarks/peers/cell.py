@@ -72,7 +72,8 @@ class Order:
 class Answer:
     """What it found. Times are seconds.
 
-    ``seconds``: of every timed pass, each of ``sentences`` sources and ``tokens`` new tokens. ``start``: from the birth
+    ``seconds``: of every timed pass, each of ``sentences`` sources and ``tokens`` new tokens; ``cpu_seconds``: what all
+    of them together took of processors, which tells how many threads were really at work. ``start``: from the birth
     of the process to its first line, ``None`` where the system does not tell. ``outputs``: tokens of all sources, in
     their order, where they were asked for.
     """
@@ -82,6 +83,7 @@ class Answer:
     loaded: float
     first_output: float
     seconds: list[float]
+    cpu_seconds: float
     sentences: int
     tokens: int
     peak_memory_bytes: int | None
@@ -132,38 +134,46 @@ def measure(order: Order, start: float | None = None) -> Answer:
     marks.append(time.perf_counter())
     outputs = _decode_all(system, order, requests, len(sources)) if order.whole else None
     chosen = requests[:: max(1, len(sources) // order.timed)] if order.timed < len(sources) else requests
-    found = _timed_passes(system, order, chosen)
+    seconds, cpu_seconds, tokens = _timed_passes(system, order, chosen)
     imported, loaded, first = (b - a for a, b in pairwise(marks))
     return Answer(
         start=start,
         imported=imported,
         loaded=loaded,
         first_output=first,
-        seconds=found[0],
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
         sentences=sum(len(request.places) for request in chosen),
-        tokens=found[1],
+        tokens=tokens,
         peak_memory_bytes=peak_memory(),
         versions={"python": sys.version.split()[0], **system.versions()},
         outputs=outputs,
     )
 
 
-def _timed_passes(system: Decoder, order: Order, requests: Sequence[Request]) -> tuple[list[float], int]:
-    """Seconds of every timed pass, and the tokens of one. Before them all requests have been decoded once.
+def _timed_passes(system: Decoder, order: Order, requests: Sequence[Request]) -> tuple[list[float], float, int]:
+    """Seconds of every timed pass, processor seconds of all, and the tokens of one.
 
-    Engines prepare for every new shape, so without that the first pass would be another measurement.
+    Before them all requests have been decoded once: engines prepare for every new shape.
     """
-    seconds, tokens = [], 0
-    for i in range(order.repeats + (not order.whole)):
+    if not order.whole:
+        _decode_pass(system, order, requests)
+    seconds, tokens, cpu = [], 0, time.process_time()
+    for _ in range(order.repeats):
         begin = time.perf_counter()
-        found = [system.decode(r.sources, order.beam_size, r.limit) for r in requests]
-        elapsed = time.perf_counter() - begin
-        tokens = sum(len(row) for rows in found for row in rows)
-        for rows in found:
-            _check_lengths(rows, order)
-        if i or order.whole:
-            seconds.append(elapsed)
-    return seconds, tokens
+        tokens = _decode_pass(system, order, requests)
+        seconds.append(time.perf_counter() - begin)
+    return seconds, time.process_time() - cpu, tokens
+
+
+def _decode_pass(system: Decoder, order: Order, requests: Sequence[Request]) -> int:
+    """Decode every request. Returns how many new tokens that made."""
+    tokens = 0
+    for request in requests:
+        rows = system.decode(request.sources, order.beam_size, request.limit)
+        _check_lengths(rows, order)
+        tokens += sum(map(len, rows))
+    return tokens
 
 
 def _decode_all(system: Decoder, order: Order, requests: Sequence[Request], count: int) -> Tokens:

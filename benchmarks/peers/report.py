@@ -9,7 +9,10 @@ from .results import Measured, Setting
 from .systems import OURS
 from .workloads import S1, WORKLOADS
 
-HEADER = ("system", "speed", "x edgewise", "rounds", "tokens/s", "agree", "BLEU", "import", "load", "first", "MB")
+HEADER = (
+    *("system", "speed", "x edgewise", "rounds", "tokens/s", "cores", "agree", "BLEU"),
+    *("import", "load", "first", "cold s", "MB", "model MB"),
+)
 COLD = ("start", "imported", "loaded", "first_output")
 
 
@@ -41,10 +44,7 @@ def _table(results: Sequence[Measured]) -> Iterator[str]:
     """Aligned columns, then the failures."""
     ours = next((m for m in results if m.cell.system == OURS and _timed(m)), None)
     measured = sorted((m for m in results if _timed(m)), key=lambda m: m.seconds)
-    header = list(HEADER)
-    header.insert(10, "cold s")
-    header.append("model MB")
-    lines = [header, *(_cells(m, ours) for m in measured)]
+    lines = [list(HEADER), *(_cells(m, ours) for m in measured)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
@@ -65,6 +65,7 @@ def _cells(measured: Measured, ours: Measured | None) -> list[str]:
         f"{measured.ratio(ours):.2f}" if ours else "-",
         f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "-",
         f"{measured.tokens_per_second:.0f}",
+        f"{measured.cores:.2f}",
         "-" if measured.agreement is None else f"{measured.agreement:.1%}",
         "-" if measured.bleu is None else f"{measured.bleu:.2f}",
         f"{measured.cold('imported'):.2f}",
@@ -96,6 +97,7 @@ def _notes(found: dict[str, Any]) -> Iterator[str]:
         "its own, and begins with a pass that is not timed.\n"
         "x edgewise: its time over that of edgewise-int8, below 1 where it is faster; rounds: the least and the most "
         "of it within one round.\n"
+        "cores: processor time over time, while passes were timed.\n"
         "agree: of the tokens of PyTorch in float32, the share before the first that differs. Search rules differ: "
         "with beams also exact systems differ. "
         "Random weights (S1) are never sure of a token, so there it says little of quality; S2 has BLEU.\n"

@@ -72,6 +72,11 @@ class Measured:
         """New tokens of all rows of a pass together."""
         return self.answers[0].tokens / self.seconds
 
+    @property
+    def cores(self) -> float:
+        """Processors that were at work on the mean, all timed passes together."""
+        return sum(a.cpu_seconds for a in self.answers) / sum(sum(a.seconds) for a in self.answers)
+
     def cold(self, *parts: str) -> float:
         """Median seconds of ``start``, ``imported``, ``loaded`` and ``first_output``, or their sum."""
         return statistics.median(sum(getattr(a, part) or 0.0 for part in parts) for a in self.answers)

@@ -72,6 +72,7 @@ def test_outputs_come_in_the_order_of_the_sources(system: Backwards, tmp_path: P
     assert answer.outputs == [[6, 5], [7], [10, 9, 8], [11], [13, 12]]
     assert (answer.sentences, answer.tokens, len(answer.seconds)) == (5, 9, 2)
     assert min(answer.seconds) > 0
+    assert 0 <= answer.cpu_seconds < 1
     assert answer.peak_memory_bytes is not None
     assert {beam for _, beam, _ in system.asked} == {3}
 

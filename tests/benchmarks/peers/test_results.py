@@ -26,6 +26,7 @@ def answer(*seconds: float, **changes: Any) -> Answer:
         "loaded": 0.3,
         "first_output": 0.4,
         "seconds": list(seconds),
+        "cpu_seconds": 1.5 * sum(seconds),
         "sentences": 8,
         "tokens": 512,
         "peak_memory_bytes": 50_000_000,
@@ -98,9 +99,9 @@ def test_the_table_has_the_fastest_first_and_what_failed_last() -> None:
     assert lines[3] == "1 thread, batch 8, beam 4; speed: milliseconds a request"
     header, first, second = (line.split() for line in lines[4:7])
     assert (first[0], second[0]) == ("ctranslate2-int8", OURS)
-    assert first[1:6] == ["2000.0", "0.67", "0.50-0.75", "256", "25.0%"]
-    assert second[1:6] == ["3000.0", "1.00", "1.00-1.00", "171", "50.0%"]
-    assert first[6:] == ["-", "0.20", "0.30", "0.40", "1.00", "50", "2.0"]
+    assert first[1:7] == ["2000.0", "0.67", "0.50-0.75", "256", "1.50", "25.0%"]
+    assert second[1:7] == ["3000.0", "1.00", "1.00-1.00", "171", "1.50", "50.0%"]
+    assert first[7:] == ["-", "0.20", "0.30", "0.40", "1.00", "50", "2.0"]
     assert header[-2:] == ["model", "MB"]
     assert lines[7] == "optimum-intel-int8: failed: it said no"
 
