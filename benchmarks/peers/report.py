@@ -97,7 +97,7 @@ def _notes(found: dict[str, Any]) -> Iterator[str]:
         "its own, and begins with a pass that is not timed.\n"
         "x edgewise: its time over that of edgewise-int8, below 1 where it is faster; rounds: the least and the most "
         "of it within one round.\n"
-        "cores: processor time over time, while passes were timed.\n"
+        "cores: processor time over time, while passes were timed: under 1 the machine was busy with other things.\n"
         "agree: of the tokens of PyTorch in float32, the share before the first that differs. Search rules differ: "
         "with beams also exact systems differ. "
         "Random weights (S1) are never sure of a token, so there it says little of quality; S2 has BLEU.\n"
