@@ -117,6 +117,12 @@ class State:
             self._select(parents, ".decoder.")
         return self._best(self.next_logits(ids))
 
+    def keep(self, sentences: Ids) -> None:
+        """As the protocol says."""
+        rows = (sentences[:, None] * self.beams + np.arange(self.beams)).ravel()
+        self._select(rows)
+        self.source = {name: value[rows] for name, value in self.source.items()}
+
     def last_logits(self) -> NDArray[np.float32]:
         """As the protocol says."""
         return self.logits
