@@ -5,21 +5,38 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
 
 NormPlace = Literal["post", "pre"]
-Activation = Literal["relu", "gelu"]
-Head = Literal["vocabulary", "classes"]
+Norm = Literal["layer", "rms"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Positions = Literal["sinusoidal", "learned", "rotary"]
+RopeScaling = Literal["none", "linear", "llama3"]
+Head = Literal["vocabulary", "classes", "embedding"]
+Pooling = Literal["mean", "first"]
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """One stack of layers, the encoder's or the decoder's (Vaswani et al. 2017, section 3.1).
+    """One stack of layers, the encoder's or the decoder's; the defaults are Vaswani et al. 2017, section 3.1.
 
-    ``head_dim`` is not a field: in the paper's network it is ``d_model / n_heads`` (section 3.2.2).
+    ``head_dim`` is not a field: it is ``d_model / n_heads`` (section 3.2.2). With ``norm_place`` ``pre`` one more
+    normalization follows the last layer.
+
+    ==================== ============================================================================================
+    ``norm``             ``layer``: Ba et al. 2016; ``rms``: Zhang and Sennrich 2019, equation 4, no mean and no shift
+    ``activation``       ``gelu``: Hendrycks and Gimpel 2016, by the error function; ``gelu_tanh``: its approximation
+                         there; ``silu``: ``x * sigmoid(x)``, also there
+    ``gated``            ``outer(activation(gate x) * inner x)`` for ``outer(activation(inner x))``: Shazeer 2020,
+                         equation 6
+    ``n_kv_heads``       heads of keys and values, each read by ``n_heads / n_kv_heads`` query heads: Ainslie et al.
+                         2023, section 2.2; ``None``: as many as ``n_heads``
+    ``attention_bias``   biases in the four matrices of an attention
+    ``feed_forward_bias`` biases in those of the feed-forward network
+    ==================== ============================================================================================
     """
 
     n_layers: int
@@ -29,6 +46,11 @@ class StackConfig:
     norm_place: NormPlace = "post"
     activation: Activation = "relu"
     norm_epsilon: float = 1e-5
+    norm: Norm = "layer"
+    gated: bool = False
+    n_kv_heads: int | None = None
+    attention_bias: bool = True
+    feed_forward_bias: bool = True
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -39,19 +61,79 @@ class StackConfig:
             f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})",
         )
         _require(self.d_model % 2 == 0, f"d_model ({self.d_model}) must be even: positions pair a sine and a cosine")
+        _require(self.kv_heads > 0, f"n_kv_heads ({self.n_kv_heads}) must be positive")
+        _require(
+            self.n_heads % self.kv_heads == 0,
+            f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})",
+        )
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_heads
 
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary positions (Su et al. 2021, equation 34): frequency ``i`` of a head is ``theta ** (-2 i / head_dim)``.
+
+    ``scaling`` changes the frequencies for contexts longer than trained on. ``linear`` divides all of them by
+    ``factor`` (Chen et al. 2023, equation 4). ``llama3`` divides those whose wave is longer than ``original_positions /
+    low_freq_factor``, leaves those shorter than ``original_positions / high_freq_factor``, and goes smoothly from one
+    to the other between (Grattafiori et al. 2024; reference: ``apply_scaling`` in ``models/llama3/model.py`` of
+    github.com/meta-llama/llama-models).
+    """
+
+    theta: float = 10000.0
+    scaling: RopeScaling = "none"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _require(self.scaling != "none" or self.factor == 1.0, f"factor ({self.factor}) belongs to a scaling")
+        if self.scaling == "llama3":
+            original = self.original_positions
+            _require(
+                original is not None and original > 0, f"llama3 scaling needs original_positions; it is {original}"
+            )
+            _require(
+                self.low_freq_factor < self.high_freq_factor,
+                f"low_freq_factor ({self.low_freq_factor}) must be below high_freq_factor ({self.high_freq_factor})",
+            )
+        else:
+            _require(self.original_positions is None, "original_positions belong to llama3 scaling only")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A whole network. Which stacks exist is its architecture.
+    """A whole network; the defaults are those of the paper. Which stacks exist is its architecture.
 
     ``start_id`` begins every decoded sequence, ``end_id`` ends it; ``mask_id`` is the token an encoder with a
     vocabulary head predicts words for. ``class_names`` belongs to the ``classes`` head and to no other.
+
+    ===================== ===========================================================================================
+    ``positions``         ``sinusoidal``: section 3.5 of the paper; ``learned``: a table of parameters (Devlin et al.
+                          2019, section 3); ``rotary``: in every attention, with the frequencies of ``rope``
+    ``scale_embeddings``  token embeddings times ``sqrt(d_model)`` (section 3.4)
+    ``token_types``       rows of a segment embedding (Devlin et al. 2019, section 3); a text is segment 0, so row 0 is
+                          added to every token; 0: no such embedding
+    ``embedding_norm``    a LayerNorm on the embeddings, with the encoder's epsilon
+    ``tied``              the output projection is the embedding's matrix (section 3.4)
+    ``output_bias``       a bias for every token of the vocabulary
+    ``pooling``           head ``embedding``: ``mean`` of the states or the ``first`` one (Reimers and Gurevych 2019,
+                          section 3)
+    ``normalize``         head ``embedding``: to length 1
+    ``adds_start``        whether ``start_id`` stands before a text; ``None``: in a decoder alone it does, before an
+                          encoder's text it does not
+    ===================== ===========================================================================================
     """
 
     vocab_size: int
@@ -64,6 +146,16 @@ class ModelConfig:
     head: Head = "vocabulary"
     mask_id: int | None = None
     class_names: tuple[str, ...] = ()
+    positions: Positions = "sinusoidal"
+    rope: RopeConfig | None = None
+    scale_embeddings: bool = True
+    token_types: int = 0
+    embedding_norm: bool = False
+    tied: bool = True
+    output_bias: bool = True
+    pooling: Pooling | None = None
+    normalize: bool = False
+    adds_start: bool | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -83,9 +175,39 @@ class ModelConfig:
                 value is None or 0 <= value < self.vocab_size,
                 f"{name} ({value}) must be a token id below vocab_size ({self.vocab_size})",
             )
+        self._check_positions()
         self._check_head()
 
+    def _check_positions(self) -> None:
+        rotary = self.positions == "rotary"
+        _require((self.rope is not None) == rotary, f"rope ({self.rope}) belongs to rotary positions, and they to it")
+        if rotary:
+            _require(
+                self.architecture == "decoder", f"rotary positions are for a decoder alone, not {self.architecture}"
+            )
+            assert self.decoder is not None
+            _require(
+                self.decoder.head_dim % 2 == 0,
+                f"head_dim ({self.decoder.head_dim}) must be even: rotary positions turn pairs",
+            )
+        _require(self.token_types >= 0, f"token_types ({self.token_types}) must not be negative")
+        _require(
+            self.encoder is not None or not (self.token_types or self.embedding_norm),
+            "token_types and embedding_norm belong to a model with an encoder",
+        )
+
     def _check_head(self) -> None:
+        self._check_output()
+        pools = self.head == "embedding"
+        if pools:
+            _require(self.decoder is None, "an 'embedding' head needs an encoder-only model; this one has a decoder")
+            _require(self.pooling is not None, "an 'embedding' head needs pooling: 'mean' or 'first'")
+        _require(pools or self.pooling is None, f"pooling ({self.pooling!r}) belongs to the 'embedding' head only")
+        _require(pools or not self.normalize, "normalize belongs to the 'embedding' head only")
+        _require(
+            self.adds_start is None or pools or self.architecture == "decoder",
+            "adds_start belongs to the 'embedding' head and to a decoder alone",
+        )
         if self.head == "classes":
             _require(self.decoder is None, "a 'classes' head needs an encoder-only model; this one has a decoder")
             _require(
@@ -94,6 +216,17 @@ class ModelConfig:
             )
         else:
             _require(not self.class_names, f"class_names {self.class_names} belong to the 'classes' head only")
+
+    def _check_output(self) -> None:
+        """An output projection and its bias belong to the vocabulary; elsewhere both keep their defaults."""
+        if self.head != "vocabulary":
+            _require(self.tied, f"a {self.head!r} head has no output projection that could be untied")
+            _require(self.output_bias, f"a {self.head!r} head has no output_bias that could be left out")
+
+    @property
+    def starts_text(self) -> bool:
+        """Whether ``start_id`` stands before a text."""
+        return self.architecture == "decoder" if self.adds_start is None else self.adds_start
 
     @property
     def architecture(self) -> Architecture:
@@ -117,9 +250,9 @@ class ModelConfig:
     def from_json(cls, data: Any) -> ModelConfig:
         """Read what :meth:`to_json` wrote; unknown, missing or mistyped fields raise :class:`ConfigError`."""
         fields = dict(_fields_of(cls, data))
-        for name in ("encoder", "decoder"):
+        for name, kind in (("encoder", StackConfig), ("decoder", StackConfig), ("rope", RopeConfig)):
             if fields.get(name) is not None:
-                fields[name] = StackConfig(**_fields_of(StackConfig, fields[name]))
+                fields[name] = kind(**_fields_of(kind, fields[name]))
         if isinstance(fields.get("class_names"), list):
             fields["class_names"] = tuple(fields["class_names"])
         return cls(**fields)
@@ -137,25 +270,29 @@ def _fields_of(cls: type, data: Any) -> dict[str, Any]:
     return data
 
 
-def _check_types(config: StackConfig | ModelConfig) -> None:
+def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
     """Refuse a value of another type than declared: JSON from outside carries no types."""
     for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        choices = get_args(hint)
-        if hint in (NormPlace, Activation, Head):
+        value, kinds = getattr(config, name), set(get_args(hint) or (hint,))
+        optional = type(None) in kinds
+        kind = next(iter(kinds - {type(None)})) if optional else hint
+        if value is None and optional:
+            continue
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
             _require(value in choices, f"{name} ({value!r}) must be one of {', '.join(map(repr, choices))}")
-        elif hint is int or hint == int | None:
-            ok = (isinstance(value, int) and not isinstance(value, bool)) or (value is None and hint is not int)
-            _require(ok, f"{name} ({value!r}) must be an integer")
-        elif hint is float:
+        elif kind is int:
+            _require(isinstance(value, int) and not isinstance(value, bool), f"{name} ({value!r}) must be an integer")
+        elif kind is bool:
+            _require(isinstance(value, bool), f"{name} ({value!r}) must be true or false")
+        elif kind is float:
             ok = isinstance(value, float) and 0 < value < math.inf
             _require(ok, f"{name} ({value!r}) must be a positive number")
-        elif hint == StackConfig | None:
-            ok = value is None or isinstance(value, StackConfig)
-            _require(ok, f"{name} ({value!r}) must be a StackConfig or None")
-        elif name == "class_names":
+        elif kind in (StackConfig, RopeConfig):
+            _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
+        else:
             ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-            _require(ok, f"class_names ({value!r}) must be strings")
+            _require(ok, f"{name} ({value!r}) must be strings")
 
 
 def _require(condition: bool, message: str) -> None:

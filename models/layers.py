@@ -1,18 +1,22 @@
-"""The parts of "Attention Is All You Need" (Vaswani et al. 2017), each with its section and equation."""
+"""The parts of "Attention Is All You Need" (Vaswani et al. 2017) and of its descendants, each with its source."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import StackConfig
+from .config import Activation, RopeConfig, StackConfig
 from .dropout import Dropout
 
 KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of one attention, each ``(B, H, C, Dh)``."""
+"""Keys and values of one attention, each ``(B, H, C, Dh)``; fewer heads where the configuration says so."""
+Rotate = Callable[[Tensor], Tensor]
+"""Turns queries or keys ``(B, H, T, Dh)`` by the positions of their tokens."""
 
 
 def sinusoidal_positions(n_positions: int, d_model: int) -> Tensor:
@@ -27,6 +31,48 @@ def sinusoidal_positions(n_positions: int, d_model: int) -> Tensor:
     table[:, 0::2] = torch.sin(position * frequency)
     table[:, 1::2] = torch.cos(position * frequency)
     return table.float()
+
+
+def rotary_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
+    """Radians a position ``(Dh/2,)``, float64 (Su et al. 2021, section 3.2.2), scaled as :class:`RopeConfig` says."""
+    frequency = config.theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    if config.scaling == "linear":
+        return frequency / config.factor
+    if config.scaling == "llama3":
+        assert config.original_positions is not None
+        waves = config.original_positions * frequency / (2 * math.pi)  # in the original context
+        share = (waves - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor)
+        kept = share.clamp(0.0, 1.0)
+        return kept * frequency + (1 - kept) * frequency / config.factor
+    return frequency
+
+
+def rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor) -> Tensor:
+    """Turn ``x (B, H, T, Dh)`` by the angles of ``positions (B, T)`` in tables ``(max_positions, Dh/2)``.
+
+    Su et al. 2021, equation 34; a pair is not ``(2i, 2i + 1)`` but ``(i, i + Dh/2)``, as Hugging Face stores weights.
+    """
+    cos, sin = cosine[positions][:, None], sine[positions][:, None]  # (B, 1, T, Dh/2)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Rotary(nn.Module):
+    """Rotary positions: tables of cosines and sines, and what turns with them."""
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, config: RopeConfig, head_dim: int, max_positions: int) -> None:
+        super().__init__()
+        angle = torch.arange(max_positions, dtype=torch.float64)[:, None] * rotary_frequencies(config, head_dim)
+        self.register_buffer("cosine", angle.cos().float(), persistent=False)
+        self.register_buffer("sine", angle.sin().float(), persistent=False)
+        self.turn = rotate_halves
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """``x (B, H, T, Dh)``, ``positions (B, T) -> (B, H, T, Dh)``."""
+        return self.turn(x, self.cosine, self.sine, positions)
 
 
 def look_ahead_mask(n_queries: int, key_mask: Tensor) -> Tensor:
@@ -60,40 +106,69 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
-        self.query = nn.Linear(config.d_model, config.d_model)
-        self.key = nn.Linear(config.d_model, config.d_model)
-        self.value = nn.Linear(config.d_model, config.d_model)
-        self.output = nn.Linear(config.d_model, config.d_model)
+        self.n_heads, self.kv_heads = config.n_heads, config.kv_heads
+        width, bias = self.kv_heads * config.head_dim, config.attention_bias
+        self.query = nn.Linear(config.d_model, config.d_model, bias=bias)
+        self.key = nn.Linear(config.d_model, width, bias=bias)
+        self.value = nn.Linear(config.d_model, width, bias=bias)
+        self.output = nn.Linear(config.d_model, config.d_model, bias=bias)
 
-    def key_value(self, x: Tensor) -> KeyValue:
-        """Keys and values of ``x (B, T, D)``, each ``(B, H, T, Dh)``."""
-        return split_heads(self.key(x), self.n_heads), split_heads(self.value(x), self.n_heads)
+    def key_value(self, x: Tensor, rotate: Rotate | None = None) -> KeyValue:
+        """Keys, turned where ``rotate`` says so, and values of ``x (B, T, D)``, each ``(B, H, T, Dh)``."""
+        key = split_heads(self.key(x), self.kv_heads)
+        return key if rotate is None else rotate(key), split_heads(self.value(x), self.kv_heads)
 
-    def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor, rotate: Rotate | None = None) -> Tensor:
         """Attend from ``x (B, T, D)`` under boolean ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``."""
         query = split_heads(self.query(x), self.n_heads)
         key, value = key_value
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = F.scaled_dot_product_attention(
+            query if rotate is None else rotate(query),
+            key,
+            value,
+            attn_mask=mask,
+            enable_gqa=self.kv_heads < self.n_heads,
+        )
         return self.output(merge_heads(attended))  # type: ignore[no-any-return]
 
 
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
 class FeedForward(nn.Module):
-    """Position-wise feed-forward network, ``max(0, x W1 + b1) W2 + b2`` (section 3.3, equation 2)."""
+    """Position-wise feed-forward network, ``max(0, x W1 + b1) W2 + b2`` (section 3.3, equation 2).
+
+    Gated, ``activation(x Wg) * (x W1)`` takes the place of the first factor (Shazeer 2020, equation 6).
+    """
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.inner = nn.Linear(config.d_model, config.d_ff)
-        self.outer = nn.Linear(config.d_ff, config.d_model)
-        self.activation = F.relu if config.activation == "relu" else F.gelu
+        bias = config.feed_forward_bias
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=bias) if config.gated else None
+        self.inner = nn.Linear(config.d_model, config.d_ff, bias=bias)
+        self.outer = nn.Linear(config.d_ff, config.d_model, bias=bias)
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, T, D) -> (B, T, D)``."""
-        return self.outer(self.activation(self.inner(x)))  # type: ignore[no-any-return]
+        inner = self.inner(x)
+        hidden = self.activation(inner) if self.gate is None else self.activation(self.gate(x)) * inner
+        return self.outer(hidden)  # type: ignore[no-any-return]
+
+
+def norm(config: StackConfig) -> nn.Module:
+    """The normalization of a stack, over the last axis."""
+    kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
+    return kind(config.d_model, eps=config.norm_epsilon)
 
 
 class Residual(nn.Module):
-    """Residual connection and layer normalization around a sub-layer (section 3.1).
+    """Residual connection and normalization around a sub-layer (section 3.1).
 
     ``post`` is the paper's ``LayerNorm(x + Sublayer(x))``; ``pre`` is ``x + Sublayer(LayerNorm(x))``. Dropout acts on
     the sub-layer's output (section 5.4).
@@ -102,7 +177,7 @@ class Residual(nn.Module):
     def __init__(self, config: StackConfig, dropout: float) -> None:
         super().__init__()
         self.pre = config.norm_place == "pre"
-        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
+        self.norm = norm(config)
         self.dropout = Dropout(dropout)
 
     def before(self, x: Tensor) -> Tensor:

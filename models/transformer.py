@@ -1,16 +1,27 @@
-"""The network of "Attention Is All You Need": encoder, decoder, or both, from one configuration."""
+"""The network of "Attention Is All You Need" and its descendants: encoder, decoder, or both, from one configuration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig, StackConfig
 from .dropout import Dropout
-from .layers import FeedForward, KeyValue, MultiHeadAttention, Residual, look_ahead_mask, sinusoidal_positions
+from .layers import (
+    FeedForward,
+    KeyValue,
+    MultiHeadAttention,
+    Residual,
+    Rotary,
+    Rotate,
+    look_ahead_mask,
+    norm,
+    sinusoidal_positions,
+)
 
 
 class EncoderLayer(nn.Module):
@@ -43,14 +54,20 @@ class DecoderLayer(nn.Module):
         self.feed_forward_residual = Residual(config, dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor, past: KeyValue | None, cross: KeyValue | None, cross_mask: Tensor | None
+        self,
+        x: Tensor,
+        mask: Tensor,
+        past: KeyValue | None,
+        cross: KeyValue | None,
+        cross_mask: Tensor | None,
+        rotate: Rotate | None,
     ) -> tuple[Tensor, KeyValue]:
         """``x (R, T, D)`` and what the cache holds -> ``(R, T, D)`` and the cache with this call's keys and values."""
         h = self.attention_residual.before(x)
-        present = self.attention.key_value(h)
+        present = self.attention.key_value(h, rotate)
         if past is not None:
             present = (torch.cat([past[0], present[0]], dim=2), torch.cat([past[1], present[1]], dim=2))
-        x = self.attention_residual.after(x, self.attention(h, present, mask))
+        x = self.attention_residual.after(x, self.attention(h, present, mask, rotate))
         if self.cross_attention is not None and self.cross_residual is not None:
             assert cross is not None and cross_mask is not None
             x = self._attend_to_source(x, cross, cross_mask)
@@ -70,32 +87,51 @@ class Stack(nn.Module):
     def __init__(self, config: StackConfig, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        pre = config.norm_place == "pre"
-        self.final_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon) if pre else nn.Identity()
+        self.final_norm = norm(config) if config.norm_place == "pre" else nn.Identity()
 
 
 class Transformer(nn.Module):
-    """The reference network. Token embedding and output projection are one matrix (section 3.4).
+    """The reference network: what the fields of its configuration say, and nothing by the name of a model.
 
     ``dropout`` matters in training only: on embeddings and on every residual.
     """
 
-    positions: Tensor
+    positions: Tensor | None
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.embedding_dropout = Dropout(dropout)
-        table = sinusoidal_positions(config.max_positions, config.d_model)
-        self.register_buffer("positions", table, persistent=False)
+        self._add_positions()
         enc, dec = config.encoder, config.decoder
+        self.token_types = nn.Embedding(config.token_types, config.d_model) if config.token_types else None
+        self.embedding_norm = (
+            nn.LayerNorm(config.d_model, eps=enc.norm_epsilon) if enc is not None and config.embedding_norm else None
+        )
         self.encoder = Stack(enc, [EncoderLayer(enc, dropout) for _ in range(enc.n_layers)]) if enc else None
         cross = enc is not None
         self.decoder = Stack(dec, [DecoderLayer(dec, dropout, cross) for _ in range(dec.n_layers)]) if dec else None
         self.classifier = nn.Linear(config.d_model, len(config.class_names)) if config.head == "classes" else None
-        self.vocabulary_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head == "vocabulary" else None
+        words = config.head == "vocabulary"
+        untied, biased = words and not config.tied, words and config.output_bias
+        self.vocabulary = nn.Linear(config.d_model, config.vocab_size, bias=False) if untied else None
+        self.vocabulary_bias = nn.Parameter(torch.zeros(config.vocab_size)) if biased else None
         self._initialize()
+
+    def _add_positions(self) -> None:
+        """A table ``(max_positions, D)`` to add to the embeddings, or rotations inside the attentions."""
+        config = self.config
+        self.rotary = None
+        if config.positions == "learned":
+            self.positions = nn.Parameter(torch.empty(config.max_positions, config.d_model).normal_(std=0.02))
+        elif config.positions == "sinusoidal":
+            table = sinusoidal_positions(config.max_positions, config.d_model)
+            self.register_buffer("positions", table, persistent=False)
+        else:
+            assert config.rope is not None and config.decoder is not None
+            self.positions = None
+            self.rotary = Rotary(config.rope, config.decoder.head_dim, config.max_positions)
 
     def _initialize(self) -> None:
         """Xavier's widths, halved in what a residual adds up.
@@ -107,12 +143,24 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear):
                 added = name.endswith((".value", ".output", ".inner", ".outer"))
                 nn.init.xavier_uniform_(module.weight, gain=0.5 if added else 1.0)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Token embedding times sqrt(D) (section 3.4) plus position (3.5): ``(B, T)``, ``(B, T) -> (B, T, D)``."""
-        x = self.embedding(ids) * math.sqrt(self.config.d_model) + self.positions[positions]
+        """Token embedding (section 3.4), times sqrt(D) or not, plus position (3.5) and segment, normalized or not.
+
+        ``(B, T)``, ``(B, T) -> (B, T, D)``.
+        """
+        x: Tensor = self.embedding(ids)
+        if self.config.scale_embeddings:
+            x = x * math.sqrt(self.config.d_model)
+        if self.token_types is not None:
+            x = x + self.token_types.weight[0]
+        if self.positions is not None:
+            x = x + self.positions[positions]
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         return self.embedding_dropout(x)  # type: ignore[no-any-return]
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -146,22 +194,27 @@ class Transformer(nn.Module):
         x = self.embed(ids, positions)
         mask = look_ahead_mask(ids.shape[1], key_mask)
         source_mask = None if cross_mask is None else cross_mask[:, None, None, :]
+        rotate = None if self.rotary is None else partial(self.rotary, positions=positions)
         presents: list[KeyValue] = []
         for i, layer in enumerate(self.decoder.layers):
-            x, present = layer(x, mask, past[i] if past else None, cross[i] if cross else None, source_mask)
+            x, present = layer(x, mask, past[i] if past else None, cross[i] if cross else None, source_mask, rotate)
             presents.append(present)
         return self.decoder.final_norm(x), presents
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary (section 3.4): ``(..., D) -> (..., V)``."""
-        return nn.functional.linear(hidden, self.embedding.weight, self.vocabulary_bias)
+        matrix = self.embedding if self.vocabulary is None else self.vocabulary
+        return nn.functional.linear(hidden, matrix.weight, self.vocabulary_bias)
 
     def classify(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Scores over the classes from the mean of the unmasked states: ``(B, S, D)``, ``(B, S) -> (B, classes)``."""
         assert self.classifier is not None
-        weight = mask[:, :, None].to(hidden.dtype)
-        mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1.0)
-        return self.classifier(mean)  # type: ignore[no-any-return]
+        return self.classifier(_mean(hidden, mask))  # type: ignore[no-any-return]
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """One vector a text (Reimers and Gurevych 2019, section 3): ``(B, S, D)``, ``(B, S) -> (B, D)``."""
+        pooled = _mean(hidden, mask) if self.config.pooling == "mean" else hidden[:, 0]
+        return nn.functional.normalize(pooled, dim=-1) if self.config.normalize else pooled
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Teacher-forced decoder states ``(B, T, D)`` of padded ``source (B, S)`` and ``target (B, T)``.
@@ -175,3 +228,9 @@ class Transformer(nn.Module):
             cross_mask = source != pad
             cross = self.cross_key_value(self.encode(source, cross_mask))
         return self.decode(target, positions, target != pad, cross=cross, cross_mask=cross_mask)[0]
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the unmasked states: ``(B, S, D)``, ``(B, S) -> (B, D)``."""
+    weight = mask[:, :, None].to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1.0)

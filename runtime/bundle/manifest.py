@@ -16,7 +16,19 @@ from typing import Annotated, Any, Literal
 
 from ...errors import BundleFormatError
 from . import signature
-from .schema import Between, Length, Text, dump_json, from_json, load_json, parse_json, raise_faults, shown, to_json
+from .schema import (
+    Between,
+    Length,
+    Text,
+    dump_json,
+    from_json,
+    later,
+    load_json,
+    parse_json,
+    raise_faults,
+    shown,
+    to_json,
+)
 
 FORMAT_VERSION = 1  # a reader refuses a higher one; raise it when an older reader would misread the bundle
 
@@ -30,7 +42,7 @@ WEIGHTS_FILE = "weights.bin"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 1 << 40
 
-Task = Literal["translate", "generate", "fill_mask", "classify"]
+Task = Literal["translate", "generate", "fill_mask", "classify", "embed"]
 Target = Literal["cpu", "openvino"]
 Precision = Literal["fp32", "int8", "int8-fast"]
 Layout = Literal["shared-buffer", "stateful", "none"]
@@ -55,19 +67,29 @@ _Dim = Annotated[int, Between(0, 2**31)] | Annotated[str, Text(64)]
 
 @dataclass(frozen=True, kw_only=True)
 class StackSpec:
-    """One stack of the network: the fields of ``models.config.StackConfig``."""
+    """One stack of the network: of ``models.config.StackConfig`` what running it needs, or ``inspect`` shows."""
 
     n_layers: Annotated[int, Between(1, 256)]
     d_model: _Size
     n_heads: Annotated[int, Between(1, 1024)]
     d_ff: _Size
     norm_place: Literal["post", "pre"]
-    activation: Literal["relu", "gelu"]
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"]
     norm_epsilon: Annotated[float, Between(1e-12, 1.0)]
+    norm: Literal["layer", "rms"] = later("layer")
+    gated: bool = later(False)
+    n_kv_heads: Annotated[int, Between(1, 1024)] | None = later(None)
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads:
             raise BundleFormatError(f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})")
+        if self.n_heads % self.kv_heads:
+            raise BundleFormatError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.kv_heads})")
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
     @property
     def head_dim(self) -> int:
@@ -77,7 +99,10 @@ class StackSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The network: the fields of ``models.config.ModelConfig``, which a runtime without torch cannot import."""
+    """The network: of ``models.config.ModelConfig`` what running it needs, or ``inspect`` shows.
+
+    The mathematics is in the graphs: what only the reference reads (``REFERENCE_ONLY``) is not repeated here.
+    """
 
     vocab_size: Annotated[int, Between(4, 2**24)]
     max_positions: Annotated[int, Between(1, 2**24)]
@@ -86,14 +111,23 @@ class ModelSpec:
     end_id: _Token
     encoder: StackSpec | None
     decoder: StackSpec | None
-    head: Literal["vocabulary", "classes"]
+    head: Literal["vocabulary", "classes", "embedding"]
     mask_id: _Token | None
     class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
+    positions: Literal["sinusoidal", "learned", "rotary"] = later("sinusoidal")
+    pooling: Literal["mean", "first"] | None = later(None)
+    normalize: bool = later(False)
+    adds_start: bool | None = later(None)
 
     def __post_init__(self) -> None:
         _refuse(self._contradictions())
 
     def _contradictions(self) -> Iterator[str]:
+        pools = self.head == "embedding"
+        if (self.pooling is not None) != pools or (self.normalize and not pools):
+            yield f"a {self.head!r} head cannot have pooling {self.pooling!r}, normalize {self.normalize}"
+        if self.adds_start is not None and not (pools or self.encoder is None):
+            yield "adds_start belongs to the 'embedding' head and to a decoder alone"
         if self.encoder is None and self.decoder is None:
             yield "a model needs an encoder, a decoder, or both"
         if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:
@@ -106,10 +140,34 @@ class ModelSpec:
         if (distinct >= 2) != (self.head == "classes") or distinct < len(self.class_names):
             yield f"a {self.head!r} head cannot have {len(self.class_names)} class_names: 'classes' takes 2 or more"
 
+    @property
+    def starts_text(self) -> bool:
+        """Whether ``start_id`` stands before a text: by default in a decoder alone."""
+        return self.encoder is None if self.adds_start is None else self.adds_start
+
+    def prompt(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """What a decoder alone reads of a text's ``ids``; of no text, the start token."""
+        return (self.start_id, *ids) if self.starts_text or not ids else tuple(ids)
+
+    def source(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """What an encoder reads of a text's ``ids``."""
+        return (self.start_id, *ids, self.end_id) if self.starts_text else (*ids, self.end_id)
+
     @classmethod
     def from_json(cls, data: Any) -> ModelSpec:
         """Read what ``ModelConfig.to_json`` gives; raises :class:`~edgewise.errors.BundleFormatError`."""
-        return from_json(cls, parse_json(dump_json(data), "model"), "model")
+        kept = {name: _without(value, REFERENCE_ONLY) for name, value in _without(data, REFERENCE_ONLY).items()}
+        return from_json(cls, parse_json(dump_json(kept), "model"), "model")
+
+
+REFERENCE_ONLY = frozenset(
+    {"rope", "scale_embeddings", "token_types", "embedding_norm", "tied", "output_bias"}  # of a ModelConfig
+    | {"attention_bias", "feed_forward_bias"}  # of a StackConfig
+)
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    return {k: v for k, v in value.items() if k not in names} if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +230,7 @@ class CacheSpec:
         """The cache of ``decoder``; with none, the layout is ``"none"`` whatever was asked."""
         if decoder is None:
             return cls(layout="none", layers=0, heads=0, head_dim=0)
-        return cls(layout=layout, layers=decoder.n_layers, heads=decoder.n_heads, head_dim=decoder.head_dim)
+        return cls(layout=layout, layers=decoder.n_layers, heads=decoder.kv_heads, head_dim=decoder.head_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +307,7 @@ class Manifest:
             "generate": model.encoder is None,
             "fill_mask": model.decoder is None and model.head == "vocabulary" and model.mask_id is not None,
             "classify": model.decoder is None and model.head == "classes",
+            "embed": model.decoder is None and model.head == "embedding",
         }
         if not needs[self.task]:
             yield f"task {self.task!r} does not fit the stacks and head of the model"
