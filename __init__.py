@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .runtime.interrupt import Cancellation
     from .runtime.load import load
     from .runtime.options import DecodingOptions, Grammar, Sampling
-    from .runtime.results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings
+    from .runtime.results import Classification, Embedding, Encoding, Fill, Generation, Hypothesis, Score, Timings
     from .runtime.session import Session
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ __all__ = [
     "Timings",
     "Score",
     "Encoding",
+    "Embedding",
     "Classification",
     "Fill",
     "errors",
@@ -57,6 +58,7 @@ _HOMES = {
     "Timings": ".runtime.results",
     "Score": ".runtime.results",
     "Encoding": ".runtime.results",
+    "Embedding": ".runtime.results",
     "Classification": ".runtime.results",
     "Fill": ".runtime.results",
 }

@@ -158,7 +158,7 @@ def _is_bundle(word: str) -> bool:
 
 
 def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
-    if task in ("fill_mask", "classify"):
+    if task in ("fill_mask", "classify", "embed"):
         named = (*DECODING, *SAMPLING, "regex", "json_schema")
         given = [flag(name) for name in named if getattr(arguments, name) is not None]
         if given:
@@ -182,6 +182,12 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
     if session.manifest.task == "classify":
         return lambda texts: [
             {"output": f"{c.label}\t{c.probability:.4f}", **vars(c)} for c in session.classify(texts, **shared)
+        ]
+    if session.manifest.task == "embed":
+        return lambda texts: [
+            {"output": " ".join(f"{value:.7g}" for value in vector), "vector": vector, "truncated": e.truncated}
+            for e in session.embed(texts, **shared)
+            for vector in [e.vector.tolist()]
         ]
     return lambda texts: [_fills(session.fill_mask(text)) for text in texts]
 
@@ -373,7 +379,12 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _add_export(commands: Commands) -> None:
     parser = _command(commands, "export", _export, "Make a bundle from a checkpoint. Needs the 'export' extra.")
-    parser.add_argument("source", type=Path, metavar="SRC", help="folder of the checkpoint")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="folder of the checkpoint, edgewise's own or one as Hugging Face writes it",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the new bundle")
     parser.add_argument("--target", action="append", choices=TARGETS, help="repeat for several (default: all)")
     parser.add_argument(

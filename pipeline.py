@@ -24,9 +24,10 @@ from .export.portable import portable_graphs
 from .export.quantized_cases import record_quantized
 from .export.variants import LAYOUTS, variant_graphs
 from .export.weights import write_graphs
-from .models.checkpoint import Checkpoint, load_checkpoint
+from .models.checkpoint import Checkpoint
 from .models.config import ModelConfig
 from .models.data import read_lines
+from .models.open import open_checkpoint
 from .quantize import gate
 from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
@@ -105,7 +106,7 @@ def export_bundle(
     progress: Progress,
     kernels: KernelChooser = measured_kernels,
 ) -> BuildReport:
-    """Make the bundle ``out`` from the checkpoint folder ``source``.
+    """Make the bundle ``out`` from the checkpoint folder ``source``, edgewise's own or one of Hugging Face's.
 
     With ``evaluation`` (texts, and their translations) every quantized variant is compared with fp32 on its target, and
     a loss of more than ``max_drop`` BLEU refuses the build. ``out`` appears whole or not at all; an older bundle there
@@ -118,7 +119,7 @@ def export_bundle(
         GateError: a variant lost too much; the message holds the table.
         InputError: the evaluation texts cannot be read, or do not fit each other.
     """
-    checkpoint = load_checkpoint(source)
+    checkpoint = open_checkpoint(source)
     task = task_of(checkpoint.model.config)
     if evaluation is not None and task != "translate":
         raise ConfigError(f"--eval judges translations; {source} is made to {task}: leave it out")
@@ -160,7 +161,8 @@ def task_of(config: ModelConfig) -> Task:
         return "translate"
     if config.architecture == "decoder":
         return "generate"
-    return "classify" if config.head == "classes" else "fill_mask"
+    tasks: dict[str, Task] = {"classes": "classify", "embedding": "embed", "vocabulary": "fill_mask"}
+    return tasks[config.head]
 
 
 class _Builder:
@@ -184,7 +186,7 @@ class _Builder:
     @property
     def max_context(self) -> int:
         """Tokens of a text and of its continuation, specials included."""
-        return self.model.max_positions
+        return self.checkpoint.max_context
 
     def add(self, target: str, precision: str, kernels: KernelChooser) -> None:
         """One variant: quantized, rewritten for its target, written, and what its integers give."""
@@ -222,7 +224,7 @@ class _Builder:
         )
         languages = training.get("languages")
         manifest = Manifest(
-            name=self.checkpoint.folder.resolve().name,
+            name=self.checkpoint.name,
             task=self.task,
             model=self.model,
             max_context=self.max_context,

@@ -21,13 +21,14 @@ from ..runtime.bundle.cases import (
     Beam,
     Case,
     Classified,
+    Embedded,
     Greedy,
     Masked,
     ReferenceCases,
     Step,
     fold,
 )
-from ..runtime.bundle.manifest import Task
+from ..runtime.bundle.manifest import ModelSpec, Task
 from .probes import EXTRA_TOKENS, LONGEST, SWEEP_NEW_TOKENS, Codec, Probe, probes
 
 BEAM_SIZE = 5
@@ -54,6 +55,7 @@ def record_cases(
         "generate": recorder.decoded,
         "fill_mask": recorder.masked,
         "classify": recorder.classified,
+        "embed": recorder.embedded,
     }[task]
     asked = list(probes(codec, max_context - 2))
     cases: list[Case] = []
@@ -94,6 +96,7 @@ class _Recorder:
 
     def __init__(self, checkpoint: Checkpoint, codec: Codec, max_context: int) -> None:
         self.model, self.config = checkpoint.model, checkpoint.model.config
+        self.spec = ModelSpec.from_json(self.config.to_json())
         self.codec, self.max_context = codec, max_context
         has_vocabulary = self.config.head == "vocabulary"
         self.logit_ids = spread_ids(self.config.vocab_size, self.config.end_id) if has_vocabulary else ()
@@ -101,7 +104,7 @@ class _Recorder:
     def decoded(self, probe: Probe) -> Iterator[Case]:
         """Greedy and beam search from a source, or with a decoder alone from a prompt."""
         ids = self._text_ids(probe.text)
-        input_ids = (*ids, self.config.end_id) if self.model.encoder else (self.config.start_id, *ids)
+        input_ids = self.spec.source(ids) if self.model.encoder else self.spec.prompt(ids)
         limit = self._limit(probe, len(input_ids))
         greedy = decode.greedy(self.model, input_ids, limit)
         beam = decode.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)[0]
@@ -146,6 +149,16 @@ class _Recorder:
             text=probe.text,
             input_ids=input_ids,
             classified=Classified(logits=tuple(logits.tolist()), label=label),
+        )
+
+    @torch.inference_mode()
+    def embedded(self, probe: Probe) -> Iterator[Case]:
+        """The vector of a text."""
+        input_ids = self.spec.source(self._text_ids(probe.text))
+        ids, mask = decode.right_pad([input_ids], self.config.pad_id)
+        vector = self.model.pool(self.model.encode(ids, mask), mask)[0]
+        yield Case(
+            name=probe.name, text=probe.text, input_ids=input_ids, embedded=Embedded(vector=tuple(vector.tolist()))
         )
 
     def _text_ids(self, text: str | None) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ Graphs by architecture: encoder-decoder has ``encoder`` and ``decoder``, decoder
 
     ids (B, S), mask (B, S), logit_index (B, N) int64 -> hidden (B, S, D), logits (B, N, V) or (B, classes)
 
+and where states are pooled, ``embedding_of_text (B, D)`` in place of logits.
+
 ``decoder``, the last three inputs only where there is an encoder::
 
     ids, positions (R, T), key_mask (R, P+T) bool, logit_index (R, N), past_key_{i}, past_value_{i} (R, H, P, Dh),
@@ -131,6 +133,18 @@ class _Classifier(nn.Module):
         return hidden, self.model.classify(hidden, mask)
 
 
+class _Embedder(nn.Module):
+    """Tokens -> hidden states and one vector a text."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model.encode(ids, mask)
+        return hidden, self.model.pool(hidden, mask)
+
+
 class _Decoder(nn.Module):
     """Tokens and caches -> scores at chosen positions, and the caches grown by those tokens."""
 
@@ -167,6 +181,8 @@ def _export_encoder(model: Transformer) -> ir.Model:
     hidden = {names.HIDDEN: {0: "batch", 1: "source"}}
     if model.classifier is not None:
         return _trace(_Classifier(model), ports, hidden | {names.LOGITS: {0: "batch"}})
+    if model.config.head == "embedding":
+        return _trace(_Embedder(model), ports, hidden | {names.EMBEDDING: {0: "batch"}})
     ports.append(_ids(names.LOGIT_INDEX, "batch", "picks"))
     return _trace(_WordEncoder(model), ports, hidden | {names.LOGITS: {0: "batch", 1: "picks"}})
 

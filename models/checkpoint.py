@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,16 @@ WEIGHTS, CONFIG, TOKENIZER, TRAINING, NOTICE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint in memory: the network in float32 and evaluation mode, and what the folder says of it."""
+    """A checkpoint in memory: the network in float32 and evaluation mode, and what the folder says of it.
+
+    ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``.
+    """
 
     model: Transformer
     folder: Path
+    name: str
+    weight_files: tuple[Path, ...]
+    max_context: int
     training: dict[str, Any]
     notice: str
 
@@ -52,8 +59,8 @@ class Checkpoint:
 
     @property
     def sha256(self) -> str:
-        """Hash of the weights' file, for provenance."""
-        return _sha256(self.folder / WEIGHTS)
+        """Hash of the weights' files one after another, for provenance."""
+        return _sha256(*self.weight_files)
 
 
 def save_weights(model: Transformer, folder: Path) -> None:
@@ -66,19 +73,24 @@ def save_weights(model: Transformer, folder: Path) -> None:
 
 def write_scores(folder: Path, scores: dict[str, Any]) -> None:
     """Put ``scores`` into ``training.json``, with the hash of the weights that they are of."""
-    training = _read_json(folder / TRAINING)
+    training = read_json(folder / TRAINING)
     training["scores"] = {"weights_sha256": _sha256(folder / WEIGHTS), **scores}
     (folder / TRAINING).write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
 
 
 def current_scores(folder: Path) -> dict[str, Any]:
     """The scores in ``training.json``; empty where there are none, or those of other weights."""
-    scores: dict[str, Any] = _read_json(folder / TRAINING).get("scores", {})
+    scores: dict[str, Any] = read_json(folder / TRAINING).get("scores", {})
     return scores if scores.get("weights_sha256") == _sha256(folder / WEIGHTS) else {}
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _sha256(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
@@ -89,26 +101,39 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         ConfigError: the configuration contradicts itself.
     """
     folder = Path(folder)
-    config = ModelConfig.from_json(_read_json(folder / CONFIG))
+    config = ModelConfig.from_json(read_json(folder / CONFIG))
     model = Transformer(config)
-    _fill(model, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    fill(model, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
     notice = folder / NOTICE
     return Checkpoint(
         model=model.eval().requires_grad_(False),
         folder=folder,
-        training=_read_json(folder / TRAINING),
+        name=folder.resolve().name,
+        weight_files=(folder / WEIGHTS,),
+        max_context=config.max_positions,
+        training=read_json(folder / TRAINING),
         notice=notice.read_text() if notice.is_file() else "",
     )
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        CheckpointError: missing or not JSON.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: expected a readable JSON file, got {error}: train or copy it again") from error
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: missing, damaged, or a pickle.
+    """
     try:
         with file.open("rb") as stream:
             if stream.read(2) in (b"PK", b"\x80\x02"):
@@ -118,10 +143,15 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: expected a safetensors file, got {error}: train or copy it again") from error
 
 
-def _fill(model: Transformer, tensors: dict[str, Tensor], file: Path) -> None:
-    """Copy ``tensors`` into ``model``; every fault goes into one error."""
+def fill(model: Transformer, tensors: Mapping[str, Tensor], where: str, known_faults: Sequence[str] = ()) -> None:
+    """Copy ``tensors`` into ``model``; every fault, those already known too, goes into one error.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, misshapen or not finite; ``where`` begins the message.
+    """
     expected = model.state_dict()
-    faults = [f"missing {name}" for name in expected.keys() - tensors.keys()]
+    faults = [*known_faults]
+    faults += [f"missing {name}" for name in expected.keys() - tensors.keys()]
     faults += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
     for name in sorted(expected.keys() & tensors.keys()):
         have, want = tensors[name], expected[name]
@@ -132,5 +162,5 @@ def _fill(model: Transformer, tensors: dict[str, Tensor], file: Path) -> None:
         elif not bool(torch.isfinite(have).all()):
             faults.append(f"{name} holds NaN or infinity")
     if faults:
-        raise CheckpointError(f"{file} does not fit its {CONFIG}: " + "; ".join(sorted(faults)))
+        raise CheckpointError(f"{where} does not fit its {CONFIG}: " + "; ".join(sorted(faults)))
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

@@ -33,7 +33,7 @@ class Comparison:
     beam: Outcome | None = None
     seconds: float = 0.0
     largest: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("logit", "log_prob", "fold", "score"), 0.0)
+        default_factory=lambda: dict.fromkeys(("logit", "log_prob", "fold", "score", "vector"), 0.0)
     )
     faults: list[str] = field(default_factory=list)
 
@@ -55,6 +55,7 @@ class Comparison:
             largest_log_prob=self.largest["log_prob"],
             largest_fold=self.largest["fold"],
             largest_score=self.largest["score"],
+            largest_vector=self.largest["vector"],
             logit_squares=self.logit_squares,
             logit_count=self.logit_count,
             greedy=self.greedy,
@@ -101,6 +102,23 @@ class Comparison:
         self._logits(where, logits, values)
         second, first = np.sort(values)[-2:].tolist()
         self._best(where, int(logits.argmax()), names.index(expected.label), first - second)
+
+    def vector(self, where: str, found: Floats, own: int, references: NDArray[np.float64]) -> None:
+        """Compare a text's vector ``(D,)`` with row ``own`` of the ``references (cases, D)`` of all cases."""
+        if not self._finite(where, found):
+            return
+        length = float(np.linalg.norm(references[own]))
+        bound = self.tolerance.vector * length
+        distances = np.linalg.norm(references - found, axis=1)
+        self._bound("vector", where, "distance, by length,", float(distances[own]) / length, 0.0, self.tolerance.vector)
+        nearest = int(distances.argmin())
+        self.positions += 1
+        if distances[own] <= distances[nearest]:
+            self.agreed += 1
+        elif float(np.linalg.norm(references[nearest] - references[own])) <= 2 * bound:
+            self.undecided += 1
+        else:
+            self.fault(f"{where}: the nearest reference is that of case {nearest}, expected {own}")
 
     def search(self, kind: str, found: TokenHypothesis, expected: Greedy | Beam, margin: float | None) -> Outcome:
         """Compare a free-running search; ``margin``: by how little the reference decided, ``None`` for no doubt."""

@@ -178,8 +178,12 @@ def score_all(
     batch_size: int,
     check: Check,
 ) -> list[Score]:
-    """Log-probabilities of every target and its end token, in one teacher-forced pass a batch."""
-    lengths = [max(len(t) + 1, len(sources[i]) if sources else 0) for i, t in enumerate(targets)]
+    """Log-probabilities of every target and its end token, in one teacher-forced pass a batch.
+
+    Where no start token stands before a text, its first token has no probability: the scores begin with the second.
+    """
+    begin = [model.prompt(t) if sources is None else (model.start_id, *t) for t in targets]
+    lengths = [max(len(b), len(sources[i]) if sources else 0) for i, b in enumerate(begin)]
     batches = plan_batches(
         lengths,
         lambda length: encoder_bytes(model, length) + decoder_bytes(model, length, length, 1, length),
@@ -190,9 +194,9 @@ def score_all(
     def score(batch: list[int]) -> list[Score]:
         check()
         memory = engine.encode_source(*right_pad([sources[i] for i in batch], model.pad_id)) if sources else None
-        ids, mask = right_pad([(model.start_id, *targets[i]) for i in batch], model.pad_id)
+        ids, mask = right_pad([begin[i] for i in batch], model.pad_id)
         logits = engine.decoder_logits(memory, ids, mask)
-        return [_score(row, (*targets[i], model.end_id)) for row, i in zip(logits, batch, strict=True)]
+        return [_score(row, (*begin[i][1:], model.end_id)) for row, i in zip(logits, batch, strict=True)]
 
     return in_order(batches, map(score, batches))
 
@@ -213,7 +217,10 @@ def encode_all(
     batch_size: int,
     check: Check,
 ) -> list[tuple[Floats, Floats]]:
-    """Hidden states ``(S, D)`` of every source, and its logits, ``(V,)`` at its ``logit_index`` or ``(classes,)``."""
+    """Hidden states ``(S, D)`` of every source, and what the head makes of them.
+
+    Logits ``(V,)`` at its ``logit_index``, logits ``(classes,)``, or a vector ``(D,)``.
+    """
     batches = plan_batches(
         [len(s) for s in sources], lambda length: encoder_bytes(model, length), batch_size, memory_budget()
     )

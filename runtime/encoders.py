@@ -1,8 +1,11 @@
-"""What an encoder-only model is asked: the class of a text, and the word behind a mask."""
+"""What an encoder-only model is asked: the class of a text, its likeness to others, and the word behind a mask."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError
 from .bundle.manifest import Manifest
@@ -38,6 +41,17 @@ def classification(manifest: Manifest, source: Prepared, logits: Floats) -> Clas
         probabilities=dict(zip(names, values, strict=True)),
         truncated=source.truncated,
     )
+
+
+def cosines(left: Sequence[Floats], right: Sequence[Floats]) -> NDArray[np.float32]:
+    """Cosine similarity ``(N, M)`` of vectors ``N x (D,)`` and ``M x (D,)``; of a zero vector, 0."""
+    rows, columns = (_unit(np.array(vectors, np.float64)) for vectors in (left, right))
+    return (rows @ columns.T).astype(np.float32)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
 
 
 def masked_tokens(tokenizer: Tokenizer, manifest: Manifest, text: str) -> tuple[tuple[int, ...], int]:

@@ -73,10 +73,10 @@ class Engine(Protocol):
         ...
 
     def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
-        """Encoder-only: hidden states ``(B, S, D)``, and logits.
+        """Encoder-only: hidden states ``(B, S, D)``, and what the head makes of them.
 
-        Logits are ``(B, N, V)`` at positions ``logit_index (B, N)`` with a vocabulary head, where ``None`` means
-        position 0, and ``(B, classes)`` with a ``classes`` head.
+        Logits ``(B, N, V)`` at positions ``logit_index (B, N)`` with a vocabulary head, where ``None`` means position
+        0; logits ``(B, classes)`` with a ``classes`` head; vectors ``(B, D)`` with an ``embedding`` head.
         """
         ...
 

@@ -26,35 +26,40 @@ class Prepared:
 
 
 def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str) -> Prepared:
-    """Text and end token, for an encoder. A text beyond the context is refused, or loses its end.
+    """Text and special tokens, for an encoder. A text beyond the context is refused, or loses its end.
 
     Raises:
         ContextLengthError: too long, and ``overflow`` is ``error``.
     """
-    ids, room = tokenizer.encode(text, name), manifest.max_context - 1
+    ids, model = tokenizer.encode(text, name), manifest.model
+    specials = len(model.source(()))
+    room = manifest.max_context - specials
     if len(ids) > room and overflow == "error":
-        raise too_long(name, len(ids) + 1, manifest.max_context)
-    return Prepared(ids=(*ids[:room], manifest.model.end_id), truncated=len(ids) > room)
+        raise too_long(name, len(ids) + specials, manifest.max_context)
+    return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room)
 
 
 def prepare_prompt(
     tokenizer: Tokenizer, manifest: Manifest, text: str, options: DecodingOptions, name: str
 ) -> Prepared:
-    """Start token and text, for a decoder alone. A text beyond the context is refused, or loses its beginning.
+    """Text, after the start token where the model has one there, for a decoder alone.
 
-    A shortened prompt leaves room for ``max_new_tokens``, by default ``EXTRA_TOKENS`` or half of the context.
+    A text beyond the context is refused, or loses its beginning. A shortened prompt leaves room for ``max_new_tokens``,
+    by default ``EXTRA_TOKENS`` or half of the context.
 
     Raises:
         ContextLengthError: too long, and ``options.overflow`` is ``error``.
     """
-    ids, room = tokenizer.encode(text, name), manifest.max_context - 1
+    ids, model = tokenizer.encode(text, name), manifest.model
+    specials = int(model.starts_text)
+    room = manifest.max_context - specials
     if len(ids) <= room:
-        return Prepared(ids=(manifest.model.start_id, *ids))
+        return Prepared(ids=model.prompt(ids))
     if options.overflow == "error":
-        raise too_long(name, len(ids) + 1, manifest.max_context)
+        raise too_long(name, len(ids) + specials, manifest.max_context)
     wanted = options.max_new_tokens or min(EXTRA_TOKENS, manifest.max_context // 2)
-    kept = max(1, room + 1 - wanted)
-    return Prepared(ids=(manifest.model.start_id, *ids[-kept:]), truncated=True)
+    kept = max(1, manifest.max_context - wanted)
+    return Prepared(ids=model.prompt(ids[-kept:]), truncated=True)
 
 
 def default_new_tokens(source_tokens: int, max_context: int) -> int:
@@ -125,9 +130,10 @@ def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:
     Raises:
         ContextLengthError: too long.
     """
-    if len(ids) + 1 > manifest.max_context:
+    tokens = len(ids) + int(manifest.model.starts_text or manifest.model.encoder is not None)
+    if tokens > manifest.max_context:
         raise ContextLengthError(
-            f"{name} has {len(ids) + 1} tokens, more than the {manifest.max_context} this model reads: shorten it"
+            f"{name} has {tokens} tokens, more than the {manifest.max_context} this model reads: shorten it"
         )
 
 

@@ -92,6 +92,18 @@ class Encoding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """One text as a ``vector (D,)`` float32, pooled and normalized as the bundle's model says.
+
+    ``tokens`` are the ids the model read; ``truncated`` says that they are not the whole text.
+    """
+
+    tokens: tuple[int, ...]
+    truncated: bool
+    vector: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Classification:
     """The class of one text: the most probable ``label``, its ``probability``, and those of all classes."""
 

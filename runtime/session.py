@@ -8,13 +8,16 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import EngineError, InputError, TokenizerError
 from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
 from .decoding import Progress as Done
 from .decoding import Request, decode_all, encode_all, score_all
-from .encoders import classification, fills, masked_tokens
+from .encoders import classification, cosines, fills, masked_tokens
 from .engine import Engine, Floats
 from .inputs import (
     Prepared,
@@ -27,7 +30,17 @@ from .inputs import (
 )
 from .interrupt import Cancellation, Watch
 from .options import DecodingOptions, EarlyStopping, Grammar, Overflow, Phrase, Sampling, is_count
-from .results import Classification, Encoding, Fill, Generation, Hypothesis, Score, Timings, TokenHypothesis
+from .results import (
+    Classification,
+    Embedding,
+    Encoding,
+    Fill,
+    Generation,
+    Hypothesis,
+    Score,
+    Timings,
+    TokenHypothesis,
+)
 from .rules import Rule
 from .stopping import before_stop
 from .streaming import stream_pieces
@@ -52,6 +65,7 @@ _FOR_TASK = {
     "generate": "generate, stream or score",
     "fill_mask": "fill_mask or encode",
     "classify": "classify or encode",
+    "embed": "embed, similarity or encode",
 }
 
 
@@ -261,8 +275,8 @@ class Session:
     def encode(self, texts: Texts, **arguments: Unpack[EncodingArguments]) -> list[Encoding]: ...
 
     def encode(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Encoding | list[Encoding]:
-        """Hidden states of an encoder-only model, a row a token, the end token last."""
-        self._require("encode", "fill_mask", "classify")
+        """Hidden states of an encoder-only model, a row a token, special tokens included."""
+        self._require("encode", "fill_mask", "classify", "embed")
         found = [
             Encoding(tokens=source.ids, truncated=source.truncated, hidden=hidden)
             for source, hidden, _ in self._encoded(texts, **arguments)
@@ -283,6 +297,34 @@ class Session:
         encoded = self._encoded(texts, **arguments)
         found = [classification(self.manifest, source, logits) for source, _, logits in encoded]
         return found[0] if isinstance(texts, str) else found
+
+    @overload
+    def embed(self, texts: str, **arguments: Unpack[EncodingArguments]) -> Embedding: ...
+
+    @overload
+    def embed(self, texts: Texts, **arguments: Unpack[EncodingArguments]) -> list[Embedding]: ...
+
+    def embed(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Embedding | list[Embedding]:
+        """One vector for each text, pooled and normalized as the bundle's model says."""
+        self._require("embed", "embed")
+        found = [
+            Embedding(tokens=source.ids, truncated=source.truncated, vector=vector)
+            for source, _, vector in self._encoded(texts, **arguments)
+        ]
+        return found[0] if isinstance(texts, str) else found
+
+    def similarity(
+        self, left: str | Texts, right: str | Texts, **arguments: Unpack[EncodingArguments]
+    ) -> NDArray[np.float32]:
+        """Cosine similarity of every text on the ``left`` with every one on the ``right``, from -1 to 1.
+
+        ``(N, M)`` for ``N`` and ``M`` texts; one text in place of a list is a list of one. Each text is embedded once.
+        """
+        self._require("similarity", "embed")
+        sides = _listed(left), _listed(right)
+        texts = list(dict.fromkeys([*sides[0], *sides[1]]))
+        vectors = {t: e.vector for t, e in zip(texts, self.embed(texts, **arguments), strict=True)}
+        return cosines(*([vectors[text] for text in side] for side in sides))
 
     def fill_mask(self, text: str, *, top: int = 5) -> list[Fill]:
         """The ``top`` most probable tokens in place of the one ``<mask>`` in ``text``, best first."""

@@ -39,7 +39,8 @@ class Tolerance:
     ``logit``: one logit, or the logarithm of the sum over the vocabulary. ``logit_rms``: root mean square over all
     recorded logits. ``log_prob``: the log-probability of a chosen token. ``fold``: a signed sum over a sixteenth of
     the vocabulary. ``margin``: a token may differ where the reference preferred its own by no more than this.
-    ``agreement``: least share of positions whose best token is the reference's.
+    ``agreement``: least share of positions whose best token is the reference's. ``vector``: distance of a text's vector
+    from the reference's, as a share of its length.
     """
 
     logit: float
@@ -48,12 +49,13 @@ class Tolerance:
     fold: float
     margin: float
     agreement: float
+    vector: float
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.999),
-    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=6.0, margin=0.3, agreement=0.97),
-    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=7.0, margin=0.5, agreement=0.95),
+    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.999, vector=1e-4),
+    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=6.0, margin=0.3, agreement=0.97, vector=0.1),
+    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=7.0, margin=0.5, agreement=0.95, vector=0.2),
 }
 
 STEADY_STEP = 1e-3

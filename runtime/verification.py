@@ -23,7 +23,8 @@ class CaseReport:
 
     ``positions``: how many times scores over the vocabulary (or the classes) were compared; at ``agreed`` of them the
     best token was the reference's, at ``undecided`` it was not, but the reference's margin lay within the tolerance.
-    ``largest_score``: of the searches that gave the same tokens. ``greedy`` and ``beam`` are ``None`` without a
+    ``largest_score``: of the searches that gave the same tokens; ``largest_vector``: of a text's vector, as a share of
+    its length; there the best is the case whose reference is nearest. ``greedy`` and ``beam`` are ``None`` without a
     decoder. ``faults`` say what is outside the tolerance; none: the case has passed.
     """
 
@@ -35,6 +36,7 @@ class CaseReport:
     largest_log_prob: float
     largest_fold: float
     largest_score: float
+    largest_vector: float
     logit_squares: float
     logit_count: int
     greedy: Outcome | None
@@ -127,7 +129,7 @@ class VerificationReport:
         count = sum(case.logit_count for case in self.cases)
         return math.sqrt(sum(case.logit_squares for case in self.cases) / max(1, count))
 
-    def largest(self, what: Literal["logit", "log_prob", "fold", "score"]) -> float:
+    def largest(self, what: Literal["logit", "log_prob", "fold", "score", "vector"]) -> float:
         """The largest difference in any case."""
         return max(float(getattr(case, f"largest_{what}")) for case in self.cases)
 
@@ -164,6 +166,12 @@ class VerificationReport:
         """One line: the variant, whether it passed, and how near it came."""
         verdict = "ok" if self.ok else f"FAILED ({len(self.faults)} faults)"
         passed = sum(not case.faults for case in self.cases)
+        if self.task == "embed":
+            return (
+                f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
+                f"{self.agreement:.2%} of {self.positions} vectors nearest to their own reference, largest difference "
+                f"{self.largest('vector'):.2g} of a vector's length; {self.seconds:.1f} s"
+            )
         return (
             f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
             f"{self.agreement:.2%} of {self.positions} top-1 tokens, largest differences: logit "
@@ -193,6 +201,7 @@ class VerificationReport:
             "largest_log_prob": self.largest("log_prob"),
             "largest_fold": self.largest("fold"),
             "largest_score": self.largest("score"),
+            "largest_vector": self.largest("vector"),
             "seconds": self.seconds,
         }
 

@@ -95,6 +95,8 @@ class _Replay:
         self.session, self.engine, self.model, self.own = session, session.engine, session.manifest.model, own
         tolerance = TOLERANCES[session.variant.precision]
         self.comparisons = {c.name: Comparison(c.name, tolerance, cases.logit_ids) for c in cases.cases}
+        self.places = {case.name: i for i, case in enumerate(cases.cases)}
+        self.vectors = np.array([case.embedded.vector for case in cases.cases if case.embedded], np.float64)
 
     def together(self, batch: list[Case]) -> None:
         """All of ``batch`` in one pass."""
@@ -146,7 +148,7 @@ class _Replay:
         if manifest.task == "fill_mask":
             return (*masked_tokens(tokenizer, manifest, text)[0], self.model.end_id)
         ids = tokenizer.encode(text)
-        return (self.model.start_id, *ids) if manifest.task == "generate" else (*ids, self.model.end_id)
+        return self.model.prompt(ids) if manifest.task == "generate" else self.model.source(ids)
 
     def _memory(self, cases: Sequence[Case]) -> Memory:
         if self.model.encoder is None:
@@ -204,12 +206,14 @@ class _Replay:
         return finish(start_search(self.engine, self.model, [request], options))[0][0]
 
     def _encoded(self, batch: list[Case], where: str) -> None:
-        """Scores of an encoder-only model."""
+        """Scores or vectors of an encoder-only model."""
         ids, mask = right_pad([case.input_ids for case in batch], self.model.pad_id)
         _, logits = self.engine.encode(ids, mask, self._masks(batch) if self.model.head == "vocabulary" else None)
         for row, case in zip(logits, batch, strict=True):
             check = self.comparisons[case.name]
-            if case.classified:
+            if case.embedded:
+                check.vector(where, row, self.places[case.name], self.vectors)
+            elif case.classified:
                 check.classes(where, row, case.classified, self.model.class_names)
                 if self.own:
                     self.own.classes(case.name, row)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ...errors import BundleFormatError
 from .manifest import ModelSpec, Task, write_atomic
-from .schema import Between, Length, Text, dump_json, from_json, load_json, parse_json, raise_faults, to_json
+from .schema import LATER, Between, Length, Text, dump_json, from_json, load_json, parse_json, raise_faults, to_json
 
 CASES_FORMAT = 1
 MAX_CASES_BYTES = 16 << 20
@@ -131,6 +131,13 @@ class Classified:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """The vector ``(D,)`` of a text, pooled and normalized as the model says."""
+
+    vector: Annotated[tuple[_Real, ...], Length(1, 65_536)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One input and what the reference made of it.
 
@@ -146,6 +153,7 @@ class Case:
     beam: Beam | None = None
     masked: Annotated[tuple[Masked, ...], Length(1, 65_536)] | None = None
     classified: Classified | None = None
+    embedded: Embedded | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         for masked in self.masked or ():
@@ -162,6 +170,7 @@ _OUTPUTS: dict[str, frozenset[str]] = {
     "generate": frozenset({"max_new_tokens", "greedy", "beam"}),
     "fill_mask": frozenset({"masked"}),
     "classify": frozenset({"classified"}),
+    "embed": frozenset({"embedded"}),
 }
 
 
@@ -192,10 +201,10 @@ class ReferenceCases:
                 yield f"case {case.name} has a step without one logit for each of the {len(self.logit_ids)} logit_ids"
 
     def check_model(self, model: ModelSpec, where: str) -> None:
-        """Refuse cases that a model of this vocabulary and these classes cannot have given.
+        """Refuse cases that a model of this vocabulary, these classes and this width cannot have given.
 
         Raises:
-            BundleFormatError: a token id beyond the vocabulary, or other classes.
+            BundleFormatError: a token id beyond the vocabulary, other classes, or a vector of another length.
         """
         largest = max([*self.logit_ids, *(t for case in self.cases for t in _ids(case))])
         if largest >= model.vocab_size:
@@ -206,6 +215,9 @@ class ReferenceCases:
             )
             if not known:
                 raise_faults(where, [f"case {case.name} does not classify into {list(model.class_names)[:20]}"])
+            if case.embedded and model.encoder and len(case.embedded.vector) != model.encoder.d_model:
+                found, width = len(case.embedded.vector), model.encoder.d_model
+                raise_faults(where, [f"case {case.name} has a vector of {found} numbers, expected {width}"])
 
 
 def _steps(case: Case) -> tuple[Step, ...]:

@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal
 from ...errors import BundleFormatError
 from . import signature
 from .schema import (
+    LATER,
     Between,
     Length,
     Text,
     dump_json,
     from_json,
-    later,
     load_json,
     parse_json,
     raise_faults,
@@ -76,9 +76,9 @@ class StackSpec:
     norm_place: Literal["post", "pre"]
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"]
     norm_epsilon: Annotated[float, Between(1e-12, 1.0)]
-    norm: Literal["layer", "rms"] = later("layer")
-    gated: bool = later(False)
-    n_kv_heads: Annotated[int, Between(1, 1024)] | None = later(None)
+    norm: Literal["layer", "rms"] = field(default="layer", metadata=LATER)
+    gated: bool = field(default=False, metadata=LATER)
+    n_kv_heads: Annotated[int, Between(1, 1024)] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads:
@@ -114,10 +114,10 @@ class ModelSpec:
     head: Literal["vocabulary", "classes", "embedding"]
     mask_id: _Token | None
     class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
-    positions: Literal["sinusoidal", "learned", "rotary"] = later("sinusoidal")
-    pooling: Literal["mean", "first"] | None = later(None)
-    normalize: bool = later(False)
-    adds_start: bool | None = later(None)
+    positions: Literal["sinusoidal", "learned", "rotary"] = field(default="sinusoidal", metadata=LATER)
+    pooling: Literal["mean", "first"] | None = field(default=None, metadata=LATER)
+    normalize: bool = field(default=False, metadata=LATER)
+    adds_start: bool | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._contradictions())

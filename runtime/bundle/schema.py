@@ -3,8 +3,8 @@
 A dataclass is its own schema. ``Annotated`` adds bounds: ``Annotated[int, Between(1, 9)]``, ``Annotated[str,
 Text(64)]``, ``Annotated[tuple[int, ...], Length(0, 8)]``. Understood are ``int float str bool``, ``Literal``,
 ``X | None``, ``int | str``, ``tuple[X, ...]``, ``dict[str, X]`` and dataclasses. Every field is required, those with a
-default too: what was written is what is read. But a field that is :func:`later` than the format is left out where it
-has its default, so that files which do without it stay what they were. The reader descends as deep as the types do,
+default too: what was written is what is read. But a field that is ``LATER`` than the format is left out where it has
+its default, so that files which do without it stay what they were. The reader descends as deep as the types do,
 however deep the data is.
 """
 
@@ -27,7 +27,8 @@ from ...errors import BundleFormatError
 T = TypeVar("T")
 
 MAX_FAULTS = 20  # a message longer than a screen helps nobody
-_LATER = {"later": True}
+LATER = {"later": True}
+"""Metadata of a dataclass field that came after the format's first files: absent, it has its default."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,6 @@ class Length:
 
     least: int
     most: int
-
-
-def later(default: Any) -> Any:
-    """A dataclass field that came after the format's first files: absent, it has its ``default``."""
-    return dataclasses.field(default=default, metadata=_LATER)
 
 
 def load_json(path: Path, max_bytes: int) -> Any:
@@ -119,7 +115,7 @@ def to_json(value: Any) -> Any:
 
 
 def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
-    return field.metadata == _LATER and getattr(value, field.name) == field.default
+    return field.metadata == LATER and getattr(value, field.name) == field.default
 
 
 def raise_faults(where: str, faults: Iterable[str]) -> NoReturn:
@@ -174,7 +170,7 @@ class _Reader:
         place = where or "the whole"
         if unknown := sorted(set(data) - set(hints)):
             self.faults.append(f"{place} has unknown fields {', '.join(map(shown, unknown[:MAX_FAULTS]))}")
-        optional = {f.name for f in dataclasses.fields(cls) if f.metadata == _LATER}
+        optional = {f.name for f in dataclasses.fields(cls) if f.metadata == LATER}
         if missing := sorted(set(hints) - set(data) - optional):
             self.faults.append(f"{place} lacks fields {', '.join(map(repr, missing))}")
         values = {n: self.read(h, data[n], f"{where}.{n}" if where else n) for n, h in hints.items() if n in data}

@@ -6,7 +6,7 @@ source tokens, ``P`` past, ``C = P + T`` keys, ``N`` positions whose logits are 
 ======== ================================================================================================
 graph    what it computes
 ======== ================================================================================================
-encoder  with a decoder: source -> cross-attention K/V of every decoder layer; alone: hidden states, logits
+encoder  with a decoder: source -> cross-attention K/V of every decoder layer; alone: hidden states, logits or vector
 decoder  the portable decoder: any number of tokens after any past -> logits and the grown cache
 prefill  a target's own form of the first call: prompt -> filled cache buffers and candidates
 step     a target's own form of every later call: one token a row -> candidates, cache updated in place
@@ -32,6 +32,7 @@ CROSS_MASK = "cross_mask"  # (B, S) bool: false for padding of the source
 # Outputs of the portable form.
 LOGITS = "logits"  # (B, N, V), (R, N, V), (B, classes) float32
 HIDDEN = "hidden"  # (B, S, D) float32
+EMBEDDING = "embedding_of_text"  # (B, D) float32: the states pooled, and normalized where the model says so
 
 # Inputs of the forms with shared cache buffers.
 PAST_LENGTH = "past_length"  # int32: tokens already in the buffers

@@ -140,9 +140,11 @@ class OnnxRuntimeEngine:
         feeds: dict[str, NDArray[Any]] = {names.IDS: ids, names.MASK: mask}
         if any(value.name == names.LOGIT_INDEX for value in session.get_inputs()):
             feeds[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
+        outputs = {value.name for value in session.get_outputs()}
+        scores = names.EMBEDDING if names.EMBEDDING in outputs else names.LOGITS
         with _failures("run the encoder"):
-            hidden, logits = session.run([names.HIDDEN, names.LOGITS], feeds)
-        return _finite(hidden, "hidden states"), _finite(logits)
+            hidden, found = session.run([names.HIDDEN, scores], feeds)
+        return _finite(hidden, "hidden states"), _finite(found, scores)
 
     def describe(self) -> dict[str, Any]:
         """Engine, version, device and threads."""

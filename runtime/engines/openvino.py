@@ -102,9 +102,10 @@ class OpenVinoEngine:
         inputs: dict[str, NDArray[Any]] = {names.IDS: ids, names.MASK: mask}
         if names.LOGIT_INDEX in self._encoder.inputs:
             inputs[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
+        scores = names.EMBEDDING if names.EMBEDDING in self._encoder.outputs else names.LOGITS
         with self._encoder.borrow() as request:
-            outputs = _infer(request, inputs, [names.HIDDEN, names.LOGITS])
-        return _checked(outputs[names.HIDDEN], "hidden states"), _checked(outputs[names.LOGITS], names.LOGITS)
+            outputs = _infer(request, inputs, [names.HIDDEN, scores])
+        return _checked(outputs[names.HIDDEN], "hidden states"), _checked(outputs[scores], scores)
 
     def describe(self) -> dict[str, Any]:
         """Engine, version, device, threads, and the precision of arithmetic and cache."""
@@ -181,6 +182,7 @@ class _Pool:
         self._compiled = compiled
         self._idle: list[Any] = []
         self.inputs = _input_names(compiled)
+        self.outputs = [port.get_any_name() for port in compiled.outputs]
 
     @property
     def vocabulary(self) -> int:

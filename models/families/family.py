@@ -1,0 +1,180 @@
+"""What a family is: a mapping of configurations and a map of tensor names, both read strictly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ..checkpoint import fill
+from ..config import Activation, ModelConfig, Pooling
+from ..transformer import Transformer
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Names of activations in Hugging Face's configurations (``ACT2FN`` in ``transformers/activations.py``)."""
+
+_HARMLESS = """
+    _attn_implementation _name_or_path architectures attention_dropout attention_probs_dropout_prob bos_token_id
+    chunk_size_feed_forward classifier_dropout dtype eos_token_id finetuning_task gradient_checkpointing hidden_dropout
+    hidden_dropout_prob id2label initializer_range label2id model_type output_attentions output_hidden_states
+    pad_token_id problem_type return_dict task_specific_params tokenizer_class torch_dtype transformers_version
+    use_cache
+"""
+HARMLESS = frozenset(_HARMLESS.split())
+"""Fields of any ``config.json`` that change nothing of what a finished network computes, or that a family reads."""
+
+_ABSENT = object()
+
+
+class Fields:
+    """A ``config.json`` that is read once: every fault, and every field that nobody asked for, goes into one error."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self._data, self._where = data, where
+        self._seen: set[str] = set()
+        self.faults: list[str] = []
+
+    def get(self, name: str, kind: type | tuple[type, ...], default: Any = _ABSENT) -> Any:
+        """The value of a field; without a ``default`` it must be there. ``None`` counts as absent."""
+        self._seen.add(name)
+        value = self._data.get(name)
+        if value is None:
+            if default is _ABSENT:
+                self.faults.append(f"{name} is missing")
+            return None if default is _ABSENT else default
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            self.faults.append(f"{name} is {value!r}, expected {' or '.join(k.__name__ for k in kinds)}")
+            return None
+        return value
+
+    def choice(self, name: str, choices: Mapping[str, Any], default: str) -> Any:
+        """What ``choices`` make of a field's value."""
+        self._seen.add(name)
+        value = self._data.get(name)
+        value = default if value is None else value
+        if not isinstance(value, str) or value not in choices:
+            self.faults.append(f"{name} is {value!r}, expected {' or '.join(map(repr, choices))}")
+            return None
+        return choices[value]
+
+    def only(self, **expected: Any) -> None:
+        """Fields that may be absent, and otherwise have this one value: another is mathematics not written here."""
+        for name, value in expected.items():
+            self._seen.add(name)
+            if self._data.get(name, value) not in (value, None):
+                self.faults.append(f"{name} is {self._data[name]!r}, expected {value!r}")
+
+    def build(self, make: Callable[[], ModelConfig]) -> ModelConfig:
+        """The configuration that ``make`` builds, if there was nothing wrong.
+
+        Raises:
+            ConfigError: all faults, unknown fields among them, or what the configuration itself refuses.
+        """
+        unknown = sorted(set(self._data) - self._seen - HARMLESS)
+        self.faults += [f"{name} ({self._data[name]!r}) is not understood" for name in unknown]
+        if self.faults:
+            raise ConfigError(
+                f"{self._where}: {'; '.join(self.faults)}: what is not understood may change what the network computes"
+            )
+        try:
+            return make()
+        except ConfigError as error:
+            raise ConfigError(f"{self._where}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What other files than ``config.json`` say of a network.
+
+    ``prefix``, ``suffix``: special tokens that the tokenizer puts around a text. ``pooling``, ``normalize`` and
+    ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are.
+    """
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    pooling: Pooling | None = None
+    normalize: bool = False
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One row of the table.
+
+    ``keys``: their names to ours, ``{i}`` standing for a number; a name stands for the tensors under it, ``.weight``
+    and ``.bias``. ``optional_prefix`` may stand before all of theirs. ``dropped``: regular expressions of names that
+    hold nothing a network needs. ``copies``: their names of tensors that must equal a parameter where there is none of
+    their own.
+    """
+
+    architectures: tuple[str, ...]
+    config: Callable[[Fields, Facts], ModelConfig]
+    keys: Mapping[str, str]
+    optional_prefix: str = ""
+    dropped: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def ours(self, name: str) -> str | None:
+        """Our name of their tensor; ``None`` where the table has none."""
+        bare = name.removeprefix(self.optional_prefix)
+        for theirs, ours in self.keys.items():
+            pattern = re.escape(theirs).replace(re.escape("{i}"), r"(\d{1,4})")
+            if match := re.fullmatch(rf"{pattern}(\.weight|\.bias)?", bare):
+                *numbers, suffix = match.groups()
+                return ours.replace("{i}", str(int(numbers[0])) if numbers else "") + (suffix or "")
+        return None
+
+    def is_dropped(self, name: str) -> bool:
+        """Whether their tensor holds nothing that a network needs."""
+        bare = name.removeprefix(self.optional_prefix)
+        return any(re.fullmatch(pattern, bare) for pattern in self.dropped)
+
+
+def build(
+    family: Family, config: Mapping[str, Any], tensors: Mapping[str, Tensor], facts: Facts, where: str
+) -> Transformer:
+    """The reference network of a family's ``config`` and ``tensors``, whatever file they come from.
+
+    Raises:
+        ConfigError: a field is missing, wrong, or not understood; all of them in one message that ``where`` begins.
+        CheckpointError: a tensor is missing, unknown, given twice, misshapen or not finite; all in one message.
+    """
+    fields = Fields(config, f"{where}: config.json")
+    model = Transformer(family.config(fields, facts))
+    expected = model.state_dict()
+    found: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
+    faults: list[str] = []
+    for name, tensor in tensors.items():
+        ours = family.ours(name)
+        if ours is not None and ours not in expected:
+            original = family.copies.get(ours)
+            if original is not None and original in expected:
+                copies[original] = tensor
+                continue
+        if ours is None:
+            faults += [] if family.is_dropped(name) else [f"unexpected {name}"]
+        elif ours in found:
+            faults.append(f"{name} is given twice, with and without {family.optional_prefix!r}")
+        else:
+            found[ours] = tensor
+    faults += [f"a copy of {name} differs from it" for name, t in copies.items() if not _equal(found.get(name), t)]
+    fill(model, found, where, faults)
+    return model
+
+
+def _equal(tensor: Tensor | None, copy: Tensor) -> bool:
+    return tensor is not None and tensor.shape == copy.shape and bool(torch.equal(tensor, copy))

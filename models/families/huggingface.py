@@ -1,0 +1,150 @@
+"""Folders as Hugging Face writes them: ``config.json``, safetensors (one file or several with an index), a tokenizer.
+
+Never a pickle: ``pytorch_model.bin`` is refused. ``tokenizer.json`` is taken as it is; what it says of truncation and
+padding is the runtime's business and not read, and of its special tokens the configuration says where they stand.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, read_json, read_tensors
+from . import family_of
+from .family import Facts, build
+from .sentence import read_sentences
+
+INDEX = "model.safetensors.index.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+LICENCES = ("NOTICE", "LICENSE", "LICENSE.txt", "LICENSE.md")
+_LONGEST_NOTICE = 20_000  # characters, as in a bundle
+_PROBE = "a"
+
+
+def is_huggingface(folder: Path) -> bool:
+    """Whether the ``config.json`` there is one of Hugging Face's: it names architectures."""
+    file = folder / CONFIG
+    data = read_json(file) if file.is_file() else None
+    return isinstance(data, dict) and bool({"architectures", "model_type"} & data.keys())
+
+
+def read_huggingface(folder: Path) -> Checkpoint:
+    """Read a folder of a family that is in ``FAMILIES``, strictly.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or a tensor missing, unknown, misshapen or not finite.
+        ConfigError: no family has this architecture, or a field is missing, wrong, or not understood.
+    """
+    config = read_json(folder / CONFIG)
+    family = family_of(config, str(folder / CONFIG))
+    facts = _facts(folder)
+    files = weight_files(folder)
+    tensors = _tensors(files)
+    model = build(family, config, tensors, facts, str(folder))
+    vocabulary = _tokenizer(folder).get_vocab_size()
+    if vocabulary > model.config.vocab_size:
+        raise CheckpointError(
+            f"{folder / TOKENIZER} has {vocabulary} tokens, the network {model.config.vocab_size}: it is another one's"
+        )
+    longest = min(model.config.max_positions, facts.max_tokens or model.config.max_positions)
+    return Checkpoint(
+        model=model.eval().requires_grad_(False),
+        folder=folder,
+        name=_name(folder),
+        weight_files=files,
+        max_context=longest,
+        training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
+        notice=_notice(folder),
+    )
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a folder, each once.
+
+    Raises:
+        CheckpointError: there are none, only pickles, or the index names something else than files beside it.
+    """
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if not (folder / INDEX).is_file():
+        pickled = sorted(p.name for p in folder.glob("*.bin"))
+        hint = f", only {', '.join(pickled[:3])}: pickles can run code, save it as safetensors" if pickled else ""
+        raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}{hint}")
+    index = read_json(folder / INDEX)
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(named, dict) or not all(
+        isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in named.values()
+    ):
+        raise CheckpointError(f"{folder / INDEX}: expected weight_map, tensor names to plain names of files")
+    return tuple(folder / name for name in sorted(set(named.values())))
+
+
+def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
+    """All tensors of all files.
+
+    Raises:
+        CheckpointError: a file cannot be read, or two hold a tensor of one name.
+    """
+    found: dict[str, Tensor] = {}
+    for file in files:
+        tensors = read_tensors(file)
+        if twice := sorted(found.keys() & tensors.keys()):
+            raise CheckpointError(f"{file}: {', '.join(twice[:5])} stand in another file too")
+        found |= tensors
+    return found
+
+
+def _facts(folder: Path) -> Facts:
+    prefix, suffix = _special_tokens(folder)
+    sentences = read_sentences(folder)
+    if sentences is None:
+        return Facts(prefix=prefix, suffix=suffix)
+    return Facts(
+        prefix=prefix,
+        suffix=suffix,
+        pooling=sentences.pooling,
+        normalize=sentences.normalize,
+        max_tokens=sentences.max_tokens,
+    )
+
+
+def _tokenizer(folder: Path) -> Any:
+    file = folder / TOKENIZER
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises the bare class
+        raise CheckpointError(f"{file}: expected a tokenizer of the tokenizers library, got {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _special_tokens(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer puts before a text and after it; ``add_bos_token`` in its configuration goes before."""
+    tokenizer = _tokenizer(folder)
+    bare, whole = (tokenizer.encode(_PROBE, add_special_tokens=special).ids for special in (False, True))
+    place = next((i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare), None)
+    if place is None:
+        raise CheckpointError(f"{folder / TOKENIZER}: {_PROBE!r} becomes {bare} bare and {whole} with special tokens")
+    prefix, suffix = tuple(whole[:place]), tuple(whole[place + len(bare) :])
+    return prefix, suffix
+
+
+def _name(folder: Path) -> str:
+    """A bundle's name from a folder's; in a cache of snapshots the repository's, not that of a commit."""
+    path = folder.resolve()
+    if path.parent.name == "snapshots":
+        path = Path(path.parent.parent.name.rpartition("--")[2])
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", path.name)[:60]
+    return name if re.match(r"[A-Za-z]", name) else f"m-{name}"
+
+
+def _notice(folder: Path) -> str:
+    files = (folder / name for name in LICENCES)
+    texts = (file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())
+    return next(texts, "")[:_LONGEST_NOTICE]
