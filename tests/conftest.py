@@ -52,6 +52,12 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="session")
+def sts() -> Path:
+    """The folder of STS-B; without it the test is skipped."""
+    return _data_set("STS")
+
+
+@pytest.fixture(scope="session")
 def models() -> Callable[[str], Path]:
     """``models(name)``: a published model that ``make models`` installed; without it the test is skipped."""
 

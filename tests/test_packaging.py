@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 NOT_THE_PACKAGE = {"examples", "tests", "checkpoints", "build", "dist"}
 EMBEDDED = Path("runtime/embedded")
+NOT_COPIED = (".git", ".venv", ".types", ".models", ".*_cache", "__pycache__", "*.egg-info", "build", "dist")
 
 
 def _kept(path: Path) -> bool:
@@ -63,7 +64,7 @@ def test_development_versions_lie_in_the_ranges_of_users() -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist, and the wheel made from it, of a copy of this tree."""
     folder = tmp_path_factory.mktemp("packaging")
-    hidden = (".git", ".venv", ".models", ".peers", ".types", ".*_cache")
+    hidden = (".git", ".venv", ".models", ".peers", ".types", ".*cache")
     skip = shutil.ignore_patterns(*hidden, "__pycache__", "*.egg-info", "build", "dist")
     shutil.copytree(ROOT, folder / "a-clone", ignore=skip)
     ghost = folder / "a-clone" / "build" / "lib" / "edgewise" / "ghost.py"  # a module deleted since the last build
