@@ -174,7 +174,7 @@ def _name_linear(node: ir.Node, weight: ir.Value | None) -> None:
     name = "vocabulary" if weight.name == "embedding.weight" else weight.name.removesuffix(".weight")
     node.name = name
     for consumer, _ in node.outputs[0].uses():
-        if consumer.op_type == "Add":
+        if consumer.op_type == "Add" and any(v is not None and v.is_initializer() for v in consumer.inputs):
             consumer.name = f"{name}.bias"
 
 

@@ -46,7 +46,8 @@ MatMul, Mul, Range, Relu, Reshape, Shape, Squeeze, Sub, Transpose, Unsqueeze; a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,29 @@ def export_portable(model: Transformer, folder: Path) -> dict[str, Path]:
 def portable_graphs(model: Transformer) -> dict[str, ir.Model]:
     """The portable graphs of ``model`` in memory, by name."""
     graphs = {}
-    if model.config.encoder is not None:
-        graphs[names.ENCODER] = _export_encoder(model)
-    if model.config.decoder is not None:
-        graphs[names.DECODER] = _export_decoder(model)
+    with _rotary_operator(model):
+        if model.config.encoder is not None:
+            graphs[names.ENCODER] = _export_encoder(model)
+        if model.config.decoder is not None:
+            graphs[names.DECODER] = _export_decoder(model)
     return graphs
+
+
+def _rotary_embedding(x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor) -> Tensor:
+    return torch.onnx.ops.rotary_embedding(x, cosine, sine, positions)
+
+
+@contextmanager
+def _rotary_operator(model: Transformer) -> Iterator[None]:
+    """Let rotary positions be traced as one ``RotaryEmbedding``, not as the formula that the reference writes out."""
+    if model.rotary is None:
+        yield
+        return
+    written_out, model.rotary.turn = model.rotary.turn, _rotary_embedding
+    try:
+        yield
+    finally:
+        model.rotary.turn = written_out
 
 
 class _CrossEncoder(nn.Module):
@@ -238,7 +257,7 @@ def _mask(name: str, batch: str, length: str) -> _Port:
 
 
 def _heads(name: str, config: StackConfig, batch: str, length: str) -> _Port:
-    example = torch.zeros(_SIZES[batch], config.n_heads, _SIZES[length], config.head_dim)
+    example = torch.zeros(_SIZES[batch], config.kv_heads, _SIZES[length], config.head_dim)
     return _Port(name, example, _heads_dims(batch, length))
 
 

@@ -32,7 +32,8 @@ def matrices(model: ir.Model) -> Iterator[tuple[ir.Node, str, NDArray[np.float32
 def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
     """A copy of a portable ``model`` whose matrices are carried by the ``chosen`` kernels, by matrix name.
 
-    The embedding is read from the integers of the output projection, named ``vocabulary`` in ``chosen``.
+    The embedding is carried as the output projection is, named ``vocabulary`` in ``chosen``, and where the two are one
+    matrix it is read from the same integers.
 
     Raises:
         ExportError: no kernel is chosen for a matrix, or one that cannot carry it.
@@ -41,12 +42,13 @@ def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
         raise ExportError(f"no kernel is chosen for {', '.join(sorted(missing))}: choose one for every matrix")
     model = model.clone()
     graph = model.graph
+    tied = VOCABULARY not in {name for _, name, _ in matrices(model)} or f"{EMBEDDING}.weight" in _matrix_of(model)
     for node, name, weight in matrices(model):
         kernel = chosen[name]
         if kernel != "float32":
             emitter = Emitter(graph, node)
             assert node.inputs[0] is not None
-            stored = EMBEDDING if name == VOCABULARY else name
+            stored = EMBEDDING if name == VOCABULARY and tied else name
             _replace(node, KERNELS[kernel](emitter, node.inputs[0], stored, weight))
     for node in list(graph):
         if node.op_type == "Gather" and node.name == EMBEDDING and chosen[VOCABULARY] != "float32":
@@ -54,6 +56,12 @@ def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
             assert node.inputs[1] is not None
             _replace(node, embedding(Emitter(graph, node), node.inputs[1], EMBEDDING, weight, chosen[VOCABULARY]))
     return _finish(model)
+
+
+def _matrix_of(model: ir.Model) -> set[str | None]:
+    """Names of the parameter that the output projection multiplies by."""
+    products = (node for node, name, _ in matrices(model) if name == VOCABULARY)
+    return {node.inputs[1].producer().inputs[0].name for node in products}  # type: ignore[union-attr]
 
 
 def _replace(node: ir.Node, result: ir.Value) -> None:

@@ -63,10 +63,26 @@ def before_heads(value: ir.Value | None) -> ir.Value:
     return merged
 
 
+def unturned(value: ir.Value | None) -> tuple[ir.Value, ir.Node | None]:
+    """Queries or keys before rotary positions turned them, and the node that did; the value itself without one."""
+    node = value.producer() if value is not None else None
+    rotary = node if node is not None and node.op_type == "RotaryEmbedding" else None
+    before = rotary.inputs[0] if rotary is not None else value
+    assert before is not None
+    return before, rotary
+
+
 def after_heads(node: ir.Node) -> ir.Value:
     """``(B, T, D)`` of an attention's result once a Transpose and a Reshape merged its heads."""
     transpose = only_use(node.outputs[0], "Transpose")
     return only_use(transpose.outputs[0], "Reshape").outputs[0]
+
+
+def has_bias(value: ir.Value) -> bool:
+    """Whether ``value`` is a product plus a bias that is stored."""
+    add = value.producer()
+    bias = add.inputs[1] if add is not None and add.op_type == "Add" else None
+    return bias is not None and bias.const_value is not None
 
 
 def without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:

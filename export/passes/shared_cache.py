@@ -4,7 +4,8 @@ Contract. From the portable ``decoder``:
 
 ``step``: one token a row after ``past_length`` tokens. Keys and values are written into the buffers that come in as
 ``key_cache_i`` and go out as ``key_cache_i_out``: bind one buffer to both, and no cache is ever copied. Which beam
-holds each past token is said by ``cache_indirection``, so that beams are reordered by a few integers.
+holds each past token is said by ``cache_indirection``, so that beams are reordered by a few integers. Where heads share
+keys and values no kernel knows beams: that input is missing then, and a row continues the buffers of that row.
 
 ``prefill``: the first ``T`` tokens of each sentence, causal, written into the buffers of all its ``K`` beams; logits at
 ``logit_index``. Also one teacher-forced pass.
@@ -22,6 +23,7 @@ import onnx_ir as ir
 
 from ...runtime.bundle import signature as names
 from .cross_attention import fuse_cross_attention
+from .grouped_attention import grouped_attention, is_grouped
 from .patterns import (
     CONTRIB,
     add_input,
@@ -31,10 +33,12 @@ from .patterns import (
     copy_of,
     drop_inputs,
     finish,
+    has_bias,
     name_output,
     producer,
     replace_uses,
     self_attentions,
+    unturned,
     without_bias,
 )
 from .plain_shapes import straighten_shapes
@@ -52,12 +56,12 @@ def step_graph(decoder: ir.Model) -> ir.Model:
         add_input(graph, names.BEAM_WIDTH, ir.DataType.INT32, (1,)),
         add_input(graph, names.CACHE_INDIRECTION, ir.DataType.INT32, ("batch", "beams", "capacity")),
     ]
-    for layer, node in list(self_attentions(graph)):
-        _attend_in_buffer(graph, layer, node, past_length, beams)
     ids = _input(graph, names.IDS)
     ids.shape = ir.Shape(("rows", 1))
     _count_by_ids(graph, ids)
     _rows_of_one_token(graph, ids)
+    for layer, node in list(self_attentions(graph)):
+        _attend_in_buffer(graph, layer, node, past_length, beams)
     replace_uses(_input(graph, names.POSITIONS), past_length)
     # The axis of one token goes before the vocabulary and not after it, where its removal would copy all logits.
     replace_uses(_picked(graph).outputs[0], _emit(graph, "Squeeze", [_states(graph), _axis(graph, 1)]))
@@ -65,32 +69,64 @@ def step_graph(decoder: ir.Model) -> ir.Model:
 
 
 def _attend_in_buffer(graph: ir.Graph, layer: int, node: ir.Node, past_length: ir.Value, beams: list[ir.Value]) -> None:
-    """Attention over ``Concat(past, new)`` -> DecoderMaskedMultiHeadAttention over the shared buffers."""
-    key, value = (producer(source, "Concat").inputs[1] for source in node.inputs[1:3])
+    """Attention over ``Concat(past, new)`` -> one of ONNX Runtime's over the shared buffers.
+
+    DecoderMaskedMultiHeadAttention finds the beams by index; where heads share keys and values, which it cannot, it is
+    GroupQueryAttention.
+    """
     key_shape = node.inputs[1].shape  # type: ignore[union-attr]
     assert key_shape is not None
     caches = _caches(graph, layer, int(key_shape[1]), int(key_shape[3]))  # type: ignore[arg-type]
-    projections = [without_bias(before_heads(source)) for source in (node.inputs[0], key, value)]
-    bias = ir.tensor(np.concatenate([bias for _, bias in projections]))
+    if is_grouped(node):
+        attention = grouped_attention(graph, node, past_length, caches)
+    else:
+        attention = _masked_attention(graph, node, int(key_shape[1]), past_length, beams, caches)  # type: ignore[arg-type]
+    replace_uses(after_heads(node), attention.outputs[0])
+    _cache_outputs(graph, layer, attention.outputs[1], attention.outputs[2], caches)
+
+
+def _masked_attention(
+    graph: ir.Graph, node: ir.Node, heads: int, past_length: ir.Value, beams: list[ir.Value], caches: list[ir.Value]
+) -> ir.Node:
+    """The kernel adds the biases of all three projections itself; where positions turn them first, it cannot."""
+    key, value = (producer(source, "Concat").inputs[1] for source in node.inputs[1:3])
+    sources = [_projected(graph, node, source, heads, past_length) for source in (node.inputs[0], key, value)]
+    bias = None
+    if all(map(has_bias, sources)):
+        projections = [without_bias(source) for source in sources]
+        sources = [product for product, _ in projections]
+        bias = constant(graph, f"{node.name}.bias", ir.tensor(np.concatenate([b for _, b in projections])))
     attention = ir.node(
         "DecoderMaskedMultiHeadAttention",
-        [
-            *(projected for projected, _ in projections),
-            None,
-            None,
-            *caches,
-            past_length,
-            *beams,
-            constant(graph, f"{node.name}.bias", bias),
-        ],
-        {"num_heads": int(key_shape[1]), "past_present_share_buffer": 1},  # type: ignore[arg-type]
+        [*sources, None, None, *caches, past_length, *beams, bias],
+        {"num_heads": heads, "past_present_share_buffer": 1},
         domain=CONTRIB,
         num_outputs=3,
         name=node.name,
     )
     graph.insert_before(node, attention)
-    replace_uses(after_heads(node), attention.outputs[0])
-    _cache_outputs(graph, layer, attention.outputs[1], attention.outputs[2], caches)
+    return attention
+
+
+def _projected(graph: ir.Graph, node: ir.Node, source: ir.Value | None, heads: int, past_length: ir.Value) -> ir.Value:
+    """``(R, 1, D)`` of queries, keys or values; turned by the position ``past_length`` where positions are rotary."""
+    before, rotary = unturned(source)
+    merged = before_heads(before)
+    if rotary is None:
+        return merged
+    turned = ir.node(
+        "RotaryEmbedding",
+        [merged, *rotary.inputs[1:3], _position_of_rows(graph, past_length)],
+        {"num_heads": heads},
+    )
+    graph.insert_before(node, turned)
+    return turned.outputs[0]
+
+
+def _position_of_rows(graph: ir.Graph, past_length: ir.Value) -> ir.Value:
+    """``(R, 1)`` int64, made anew for every reader: what is equal is shared later."""
+    shape = _emit(graph, "Shape", [_input(graph, names.IDS)])
+    return _emit(graph, "Expand", [_emit(graph, "Cast", [past_length], {"to": ir.DataType.INT64}), shape])
 
 
 def prefill_graph(decoder: ir.Model) -> ir.Model:
@@ -108,8 +144,18 @@ def prefill_graph(decoder: ir.Model) -> ir.Model:
         _scatter(graph, layer, node, repeat)
     _count_by_ids(graph, ids)
     replace_uses(_input(graph, names.KEY_MASK), _all_true(graph, ids))
+    _turn_by(graph, _range_of(graph, ids), ids)
     replace_uses(_input(graph, names.POSITIONS), _range_of(graph, ids))
     return _without_past(model, ("batch", "picks"))
+
+
+def _turn_by(graph: ir.Graph, positions: ir.Value, ids: ir.Value) -> None:
+    """Rotary positions want their own for every row: ``(1, T) -> (B, T)``."""
+    turning = [node for node in graph if node.op_type == "RotaryEmbedding"]
+    if turning:
+        everywhere = _emit(graph, "Expand", [positions, _emit(graph, "Shape", [ids])])
+        for node in turning:
+            node.replace_input_with(3, everywhere)
 
 
 def _scatter(graph: ir.Graph, layer: int, node: ir.Node, repeat: ir.Value) -> None:

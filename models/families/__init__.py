@@ -14,8 +14,9 @@ from typing import Any
 from ...errors import ConfigError
 from .bert import BERT
 from .family import Family
+from .llama import LLAMA
 
-FAMILIES: tuple[Family, ...] = (BERT,)
+FAMILIES: tuple[Family, ...] = (BERT, LLAMA)
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:

@@ -29,8 +29,8 @@ _HARMLESS = """
     _attn_implementation _name_or_path architectures attention_dropout attention_probs_dropout_prob bos_token_id
     chunk_size_feed_forward classifier_dropout dtype eos_token_id finetuning_task gradient_checkpointing hidden_dropout
     hidden_dropout_prob id2label initializer_range label2id model_type output_attentions output_hidden_states
-    pad_token_id problem_type return_dict task_specific_params tokenizer_class torch_dtype transformers_version
-    use_cache
+    pad_token_id pretraining_tp problem_type return_dict task_specific_params tokenizer_class torch_dtype
+    transformers_version use_cache
 """
 HARMLESS = frozenset(_HARMLESS.split())
 """Fields of any ``config.json`` that change nothing of what a finished network computes, or that a family reads."""
@@ -100,7 +100,8 @@ class Facts:
     """What other files than ``config.json`` say of a network.
 
     ``prefix``, ``suffix``: special tokens that the tokenizer puts around a text. ``pooling``, ``normalize`` and
-    ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are.
+    ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
+    ``generation_config.json`` says ends a text, which goes before what ``config.json`` says.
     """
 
     prefix: tuple[int, ...] = ()
@@ -108,6 +109,16 @@ class Facts:
     pooling: Pooling | None = None
     normalize: bool = False
     max_tokens: int | None = None
+    eos: int | list[int] | None = None
+
+    def end_id(self, fields: Fields) -> int:
+        """The one token that ends a text; several are a fault."""
+        given = fields.get("eos_token_id", (int, list), 2) if self.eos is None else self.eos
+        ends = given if isinstance(given, list) else [given]
+        if len(ends) != 1 or not isinstance(ends[0], int):
+            fields.faults.append(f"eos_token_id is {given!r}, expected one token")
+            return 0
+        return int(ends[0])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from .family import Facts, build
 from .sentence import read_sentences
 
 INDEX = "model.safetensors.index.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
 LICENCES = ("NOTICE", "LICENSE", "LICENSE.txt", "LICENSE.md")
 _LONGEST_NOTICE = 20_000  # characters, as in a bundle
 _PROBE = "a"
@@ -101,12 +101,13 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
 
 def _facts(folder: Path) -> Facts:
     prefix, suffix = _special_tokens(folder)
-    sentences = read_sentences(folder)
+    sentences, eos = read_sentences(folder), _optional(folder / GENERATION_CONFIG).get("eos_token_id")
     if sentences is None:
-        return Facts(prefix=prefix, suffix=suffix)
+        return Facts(prefix=prefix, suffix=suffix, eos=eos)
     return Facts(
         prefix=prefix,
         suffix=suffix,
+        eos=eos,
         pooling=sentences.pooling,
         normalize=sentences.normalize,
         max_tokens=sentences.max_tokens,
@@ -132,7 +133,25 @@ def _special_tokens(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if place is None:
         raise CheckpointError(f"{folder / TOKENIZER}: {_PROBE!r} becomes {bare} bare and {whole} with special tokens")
     prefix, suffix = tuple(whole[:place]), tuple(whole[place + len(bare) :])
-    return prefix, suffix
+    return _prefix_as_configured(folder, tokenizer, prefix), suffix
+
+
+def _prefix_as_configured(folder: Path, tokenizer: Any, prefix: tuple[int, ...]) -> tuple[int, ...]:
+    settings = _optional(folder / TOKENIZER_CONFIG)
+    adds, token = settings.get("add_bos_token"), settings.get("bos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    start = tokenizer.token_to_id(text) if isinstance(text, str) else None
+    if adds is False and prefix == (start,):
+        return ()
+    return (start,) if adds is True and not prefix and start is not None else prefix
+
+
+def _optional(file: Path) -> dict[str, Any]:
+    """The object in a file that may be absent."""
+    data = read_json(file) if file.is_file() else {}
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file}: expected an object, got {type(data).__name__}")
+    return data
 
 
 def _name(folder: Path) -> str:

@@ -251,9 +251,20 @@ class OnnxRuntimeRun:
             _read_memory(self._step.call, self._memory)
 
     def _reorder(self, parents: Ids) -> None:
-        """Each beam inherits from its parent which beam holds each past token: integers, never the cache."""
+        """Each beam inherits from its parent which beam holds each past token: integers, never the cache.
+
+        But where heads share keys and values ONNX Runtime has no kernel that knows beams, and the cache is copied.
+        """
+        if names.CACHE_INDIRECTION not in self._step.call.names:
+            self._copy_caches(parents)
+            return
         flat = self._step.indirection.reshape(len(parents), -1)
         flat[:, : self._length] = flat[parents, : self._length]
+
+    def _copy_caches(self, parents: Ids) -> None:
+        moved = np.flatnonzero(parents != np.arange(len(parents)))
+        for buffer in self._step.caches.values() if len(moved) else ():
+            buffer[moved, :, : self._length] = buffer[parents[moved], :, : self._length]
 
     def _advance(self, ids: Ids) -> Candidates:
         step = self._step
@@ -284,12 +295,12 @@ class _Call:
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
         self._binding = session.io_binding()
-        self._names = {value.name for value in session.get_inputs()}
+        self.names = {value.name for value in session.get_inputs()}
         self._bound: dict[str, Any] = {}
 
     def read(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """Bind ``array`` as an input, where the graph has it; later writes into it are what the graph sees."""
-        if name in self._names:
+        if name in self.names:
             self._binding.bind_ortvalue_input(name, self._value(name, array))
         return array
 
