@@ -22,11 +22,12 @@ MULTI30K ?=
 SST2 ?=
 ASSETS ?=
 STS ?=
+MATHFORMER ?=
 MODELS ?= $(CURDIR)/.models
 
 # Two workers of one thread each: engines that all take every core slow each other down.
 export OMP_NUM_THREADS ?= 1
-export MULTI30K SST2 STS ASSETS MODELS PEERS
+export MULTI30K SST2 STS MATHFORMER ASSETS MODELS PEERS
 
 .PHONY: help demo test check lint fmt types models peers bench install
 .DEFAULT_GOAL := help

@@ -60,7 +60,6 @@ from .runtime.tokenizer import Tokenizer
 Progress = Callable[[int, int], None]
 KernelChooser = Callable[[dict[str, ir.Model], str, str], dict[str, Kernel]]
 
-BEAM_SIZE = 5
 LENGTH_PENALTY = 0.6
 NO_LICENCE = "No licence is stated."
 
@@ -218,7 +217,7 @@ class _Builder:
         """Write the manifest over everything that is in the folder now."""
         training = self.checkpoint.training
         generation = Generation(
-            beam_size=BEAM_SIZE,
+            beam_size=self.checkpoint.beam_size,
             length_penalty=training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
             max_new_tokens=None if self.model.encoder else 64,
         )

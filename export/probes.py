@@ -118,22 +118,29 @@ def sweep(codec: Codec, room: int) -> Iterator[str]:
     used = 0
     for word, tokens in [*_spellings(codec), *_strange_characters(codec)]:
         if used + tokens > room and words:
-            yield " ".join(words)
+            yield _fitting(codec, words, room)
             words, used = [], 0
         if tokens <= room:
             words.append(word)
             used += tokens
     if words:
-        yield " ".join(words)
+        yield _fitting(codec, words, room)
+
+
+def _fitting(codec: Codec, words: Sequence[str], room: int) -> str:
+    """The words as one text; the first one, which no space precedes, may be split into more tokens than in between."""
+    kept = next((n for n in range(len(words), 1, -1) if len(codec.encode(" ".join(words[:n]))) <= room), 1)
+    return " ".join(words[:kept])
 
 
 def _spellings(codec: Codec) -> Iterator[tuple[str, int]]:
-    """For every token a word that has it among its tokens, and how many these are."""
+    """For every token a word that has it among its tokens, behind another word, and how many these are."""
+    before = len(codec.encode("a"))
     for token in range(codec.vocab_size):
         word = _bare(codec, token)
-        # After a hyphen or a letter a piece is not at the beginning of a word; after a space it is.
-        for spelling in (word, f"-{word}", f"a {word}", *(f"{letter}{word}" for letter in "qx7")):
-            ids = codec.encode(spelling) if word.strip() else []
+        # After a hyphen or a letter a piece is not at the beginning of a word.
+        for spelling in (word, f"-{word}", *(f"{letter}{word}" for letter in "qx7")):
+            ids = codec.encode(f"a {spelling}")[before:] if word.strip() and "\0" not in word else []
             if token in ids:
                 yield spelling, len(ids)
                 break
@@ -147,12 +154,17 @@ def _bare(codec: Codec, token: int) -> str:
     return piece.removeprefix("▁").removeprefix("##").strip()
 
 
+def _is_byte(codec: Codec, token: int) -> bool:
+    """Whether a token is a byte of a character, spelled out or alone no text."""
+    return codec.piece(token).startswith("<0x") or codec.decode([token]) == "\ufffd"
+
+
 def _strange_characters(codec: Codec) -> Iterator[tuple[str, int]]:
     """Characters that the vocabulary lacks, until every byte that they fall back to has occurred."""
     seen: set[int] = set()
     for code in [*range(1, 0x800), *range(0x800, 0xD800, 0x101), *range(0xE000, 0x10FFFD, 0x1F0F)]:
         ids = codec.encode(chr(code)) if chr(code).strip() else []
-        missing = {token for token in ids if codec.piece(token).startswith("<0x")} - seen
+        missing = {token for token in ids if _is_byte(codec, token)} - seen
         if missing:
             seen |= missing
             yield chr(code), len(ids)

@@ -41,7 +41,8 @@ WEIGHTS, CONFIG, TOKENIZER, TRAINING, NOTICE = (
 class Checkpoint:
     """A checkpoint in memory: the network in float32 and evaluation mode, and what the folder says of it.
 
-    ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``.
+    ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``. ``beam_size``:
+    with how many beams it is decoded where nobody says.
     """
 
     model: Transformer
@@ -51,6 +52,7 @@ class Checkpoint:
     max_context: int
     training: dict[str, Any]
     notice: str
+    beam_size: int = 5
 
     @property
     def tokenizer_file(self) -> Path:

@@ -146,8 +146,8 @@ class Detokenizer:
     """Text from tokens as they come. The pieces join to exactly what decoding all tokens at once gives.
 
     Text is given out once its last token is no byte of a longer character: until then the bytes before it, too, may
-    turn out not to be UTF-8. Where all tokens are bytes in disguise (byte-level BPE), such an end shows as U+FFFD. So no
-    half character is ever shown, and nothing shown is taken back.
+    turn out not to be UTF-8. Where all tokens are bytes in disguise (byte-level BPE), such an end shows as U+FFFD. So
+    no half character is ever shown, and nothing shown is taken back.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
@@ -162,13 +162,15 @@ class Detokenizer:
         self._pending += 1
         if token in self._tokenizer.special_ids or self._tokenizer.is_byte(token):
             return ""
-        return "" if self._tokenizer.decode(self._ids).endswith("\ufffd") else self._show()
+        return self._show()
 
     def finish(self) -> str:
         """The rest of the text."""
-        return self._show() if self._pending else ""
+        return self._show(whole=True) if self._pending else ""
 
-    def _show(self) -> str:
+    def _show(self, whole: bool = False) -> str:
         text = self._tokenizer.decode(self._ids)
+        if text.endswith("\ufffd") and not whole:
+            return ""
         piece, self._shown, self._pending = text[len(self._shown) :], text, 0
         return piece

@@ -58,6 +58,12 @@ def sts() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mathformer() -> Path:
+    """The folder of four tiny trained Llamas; without it the test is skipped."""
+    return _data_set("MATHFORMER")
+
+
+@pytest.fixture(scope="session")
 def models() -> Callable[[str], Path]:
     """``models(name)``: a published model that ``make models`` installed; without it the test is skipped."""
 

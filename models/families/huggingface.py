@@ -58,6 +58,7 @@ def read_huggingface(folder: Path) -> Checkpoint:
         name=_name(folder),
         weight_files=files,
         max_context=longest,
+        beam_size=1,  # as transformers generate, where nothing else is asked
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
         notice=_notice(folder),
     )

@@ -83,7 +83,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     return fields.build(make)
 
 
-_ROPE_FIELDS = {
+_ROPE_FIELDS: dict[str, dict[str, str]] = {
     "default": {},
     "linear": {"factor": "factor"},
     "llama3": {
@@ -105,13 +105,13 @@ def rope_of(fields: Fields) -> Any:
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)  # older files say it twice
     theta = given.pop("rope_theta", theta)
-    names: Mapping[str, str] = _ROPE_FIELDS.get(kind, {}) if isinstance(kind, str) else {}
-    if kind not in _ROPE_FIELDS:
+    names: Mapping[str, str] | None = _ROPE_FIELDS.get(kind) if isinstance(kind, str) else None
+    if names is None:
         fields.faults.append(f"rope type {kind!r} is not written here, expected {' or '.join(map(repr, _ROPE_FIELDS))}")
     elif given.keys() != names.keys():
         fields.faults.append(f"rope type {kind!r} has {sorted(given)}, expected {sorted(names)}")
     scaling: Any = "none" if kind == "default" else kind
-    values = {names[name]: _number(name, value) for name, value in given.items() if name in names}
+    values = {names[name]: _number(name, value) for name, value in given.items() if names and name in names}
     return lambda: RopeConfig(
         theta=_number("rope_theta", 10000.0 if theta is None else theta), scaling=scaling, **values
     )

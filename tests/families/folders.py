@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 _WORDS = "a man is riding bicycle two dogs play in the snow girl boy red hat on street . , ! ?"
 WORDS = _WORDS.split()
@@ -90,3 +90,51 @@ def library_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     tokenizer.no_padding()
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     return fast(text)["input_ids"]  # type: ignore[no-any-return]
+
+
+_LINES = ["3+4=7", "The man rides a bicycle.", "Zwei Hunde spielen im Schnee – schön!", "日本語 und 👧"] * 3
+
+
+def byte_level(starts: bool) -> Tokenizer:
+    """A byte-level BPE as Llama 3 and SmolLM have; ``starts``: whether its template puts the start token first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|end|>", "<|start|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_LINES, trainer)
+    if starts:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|start|> $A", special_tokens=[("<|start|>", 1)]
+        )
+    return tokenizer
+
+
+def llama_folder(folder: Path, *, starts: bool = True, seed: int = 0, std: float = 0.4, **config: Any) -> Path:
+    """A folder of a ``LlamaForCausalLM``; ``config`` changes its ``LlamaConfig``."""
+    fields = {
+        "vocab_size": 304,
+        "hidden_size": 64,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 96,
+        "bos_token_id": 1,
+        "eos_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        **config,
+    }
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
+    randomize(model, seed, std).save_pretrained(folder)  # type: ignore[operator]
+    (folder / "tokenizer.json").write_text(byte_level(starts).to_str())
+    return folder
+
+
+def library_llama(folder: Path) -> Any:
+    """The original library's own reading of a folder."""
+    return transformers.LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
