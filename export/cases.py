@@ -29,12 +29,12 @@ from ..runtime.bundle.cases import (
     fold,
 )
 from ..runtime.bundle.manifest import ModelSpec, Task
-from .probes import EXTRA_TOKENS, LONGEST, SWEEP_NEW_TOKENS, Codec, Probe, probes
+from .effort import FEWEST_STEPS, MOST_STEPS, Effort, ordinary
+from .probes import EXTRA_TOKENS, LONGEST, SWEEP_NEW_TOKENS, SWEEP_TOKENS, Codec, Probe, probes
 
 BEAM_SIZE = 5
 LENGTH_PENALTY = 0.6
 LOGIT_IDS = 16
-MOST_STEPS = 64  # of every search but that of the longest text, which goes to the end of the context
 MASK = "<mask>"
 
 Progress = Callable[[int, int], None]
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 def record_cases(
     checkpoint: Checkpoint, task: Task, codec: Codec, max_context: int, progress: Progress | None = None
 ) -> ReferenceCases:
-    """Ask the reference of ``checkpoint`` every probe.
+    """Ask the reference of ``checkpoint`` every probe, or of a large decoder fewer and for less: see :mod:`.effort`.
 
     ``max_context``: most tokens of a text, specials included. Every step keeps the logits of the same ``LOGIT_IDS``
     ids, the end token first, spread over the vocabulary from its frequent to its rare tokens.
@@ -57,7 +57,7 @@ def record_cases(
         "classify": recorder.classified,
         "embed": recorder.embedded,
     }[task]
-    asked = list(probes(codec, max_context - 2))
+    asked = recorder.asked()
     cases: list[Case] = []
     with one_thread():
         for done, probe in enumerate(asked, start=1):
@@ -98,8 +98,21 @@ class _Recorder:
         self.model, self.config = checkpoint.model, checkpoint.model.config
         self.spec = ModelSpec.from_json(self.config.to_json())
         self.codec, self.max_context = codec, max_context
+        self.steps, self.to_the_end = MOST_STEPS, True
         has_vocabulary = self.config.head == "vocabulary"
         self.logit_ids = spread_ids(self.config.vocab_size, self.config.end_id) if has_vocabulary else ()
+
+    def asked(self) -> list[Probe]:
+        """What this network is asked; the number of steps is settled on the way."""
+        room = self.max_context - 2
+        if self.model.decoder is None:
+            return list(probes(self.codec, room))
+        effort = Effort(weights=sum(p.numel() for p in self.model.parameters()), beams=BEAM_SIZE)
+        fitting = effort.room(room)
+        asked = effort.kept(list(probes(self.codec, fitting)), min(fitting, SWEEP_TOKENS))
+        self.steps = effort.steps([len(self._text_ids(probe.text)) for probe in ordinary(asked)])
+        self.to_the_end = fitting == room and self.steps == MOST_STEPS
+        return asked
 
     def decoded(self, probe: Probe) -> Iterator[Case]:
         """Greedy and beam search from a source, or with a decoder alone from a prompt."""
@@ -167,7 +180,8 @@ class _Recorder:
     def _limit(self, probe: Probe, length: int) -> int:
         """At most the runtime's default: ``EXTRA_TOKENS`` more than the input, within the context."""
         prompt = 1 if self.model.encoder else length
-        most = SWEEP_NEW_TOKENS if probe.short else self.max_context if probe.name == LONGEST else MOST_STEPS
+        longest = self.max_context if self.to_the_end else min(FEWEST_STEPS, self.steps)
+        most = SWEEP_NEW_TOKENS if probe.short else longest if probe.name == LONGEST else self.steps
         return min(most, length + EXTRA_TOKENS, self.max_context, self.max_context + 1 - prompt)
 
     def _greedy(self, decoded: Decoded, prompt: tuple[int, ...]) -> Greedy:

@@ -24,17 +24,22 @@ and where states are pooled, ``embedding_of_text (B, D)`` in place of logits.
 What a pass may rely on
 -----------------------
 Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gelu, LayerNormalization, LessOrEqual,
-MatMul, Mul, Range, Relu, Reshape, Shape, Squeeze, Sub, Transpose, Unsqueeze; a classifier adds Cast, Clip, Gemm (with
-``classifier.weight``, transB=1) and ReduceSum. No functions, no subgraphs.
+MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
+Unsqueeze; a classifier adds Cast, Clip, Gemm (with ``classifier.weight``, transB=1) and ReduceSum, pooled states Cast,
+Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
-  ``position_table (max_positions, D)`` is the one that no checkpoint holds.
+  ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
+  ``rotary.sine (max_positions, Dh/2)`` are computed too. Of a segment embedding row 0 is a constant.
 - A linear layer ``a.b`` is ``Transpose(a.b.weight, perm=[1, 0])`` -> MatMul named ``a.b`` -> Add named ``a.b.bias``.
   So the matrix of a MatMul is the only input of the Transpose before it, ``(out, in)``. The output projection is the
-  MatMul named ``vocabulary`` over ``embedding.weight``, which the embedding's Gather (named ``embedding``) reads too.
+  MatMul named ``vocabulary`` over ``embedding.weight``, which the embedding's Gather (named ``embedding``) reads too,
+  or over ``vocabulary.weight``. Without a bias there is no Add.
 - An attention ``x.attention`` is one Attention node named so, mask as fourth input, with 4-D inputs and without
   ``is_causal`` or past inputs of its own. Each of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose
-  [0, 2, 1, 3]; the result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, D] -> the linear layer ``output``.
+  [0, 2, 1, 3], of k and v with as many heads as they have; with rotary positions q and k go through one RotaryEmbedding
+  after it, over ``positions``. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, D] -> the linear layer
+  ``output``.
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
   presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``.
 - Cross-attention: ``x (R, T, D)`` -> Reshape ``(B, R/B*T, D)`` -> linear -> heads -> Attention over ``cross_key_{i}``,
