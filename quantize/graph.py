@@ -49,12 +49,14 @@ def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
             emitter = Emitter(graph, node)
             assert node.inputs[0] is not None
             stored = EMBEDDING if name == VOCABULARY and tied else name
-            _replace(node, KERNELS[kernel](emitter, node.inputs[0], stored, weight))
+            _replace(graph, node, KERNELS[kernel](emitter, node.inputs[0], stored, weight))
     for node in list(graph):
         if node.op_type == "Gather" and node.name == EMBEDDING and chosen[VOCABULARY] != "float32":
             weight = node.inputs[0].const_value.numpy()  # type: ignore[union-attr]
             assert node.inputs[1] is not None
-            _replace(node, embedding(Emitter(graph, node), node.inputs[1], EMBEDDING, weight, chosen[VOCABULARY]))
+            _replace(
+                graph, node, embedding(Emitter(graph, node), node.inputs[1], EMBEDDING, weight, chosen[VOCABULARY])
+            )
     return _finish(model)
 
 
@@ -64,8 +66,11 @@ def _matrix_of(model: ir.Model) -> set[str | None]:
     return {node.inputs[1].producer().inputs[0].name for node in products}  # type: ignore[union-attr]
 
 
-def _replace(node: ir.Node, result: ir.Value) -> None:
-    """Readers of the node's output read ``result``, whose node takes over the name that later passes look for."""
+def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
+    """Readers of the node's output read ``result``, whose node takes over the name that later passes look for.
+
+    Where that output was one of the graph (logits without a bias), ``result`` is it now.
+    """
     old = node.outputs[0]
     result.shape, result.type = old.shape, old.type
     producer = result.producer()
@@ -73,6 +78,11 @@ def _replace(node: ir.Node, result: ir.Value) -> None:
     producer.name = node.name
     for use in list(old.uses()):
         use.node.replace_input_with(use.idx, result)
+    for i, value in enumerate(graph.outputs):
+        if value is old:
+            name, old.name = old.name, None
+            result.name = name
+            graph.outputs[i] = result
 
 
 def _finish(model: ir.Model) -> ir.Model:

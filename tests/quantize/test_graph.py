@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgewise.errors import ExportError
+from edgewise.export.portable import portable_graphs
+from edgewise.models.config import ModelConfig, StackConfig
 from edgewise.models.transformer import Transformer
 from edgewise.quantize.graph import VOCABULARY, matrices, quantize_graph
 from edgewise.quantize.schemes import Kernel
@@ -118,3 +120,20 @@ def test_a_matrix_without_a_kernel(portable: Portable) -> None:
         ExportError, match=r"no kernel is chosen for encoder\.layers\.0\.feed_forward\.inner, vocabulary: choose one"
     ):
         quantize_graph(portable["encoder"], chosen)
+
+
+@pytest.mark.parametrize("kernel", ["int8-weights", "int8-rows", "int8-blocks", "int8-tensor"])
+@pytest.mark.parametrize(("tied", "biased"), [(True, False), (False, True), (False, False)], ids=str)
+def test_no_matrix_stays_behind_whatever_the_output_projection(tied: bool, biased: bool, kernel: Kernel) -> None:
+    """Without a bias the output projection is an output of the graph; untied it shares nothing with the embedding."""
+    stack = StackConfig(n_layers=1, d_model=32, n_heads=2, d_ff=64, norm_place="pre")
+    ids = {"pad_id": 0, "start_id": 1, "end_id": 2}
+    config = ModelConfig(vocab_size=40, max_positions=16, **ids, decoder=stack, tied=tied, output_bias=biased)
+    torch.manual_seed(3)
+    portable = portable_graphs(Transformer(config).eval())
+    graph = quantize_graph(portable["decoder"], _all(portable, kernel)).graph
+    left = [v.name for v in graph.initializers.values() if v.dtype == ir.DataType.FLOAT and len(v.shape or ()) == 2]
+    assert not [name for name in left if name and name.endswith(".weight")]
+    stored = {name for name in graph.initializers if name.startswith(("embedding.", "vocabulary."))}
+    assert any(name.startswith("vocabulary.") for name in stored) == (not tied)
+    assert [value.name for value in graph.outputs][:1] == ["logits"]
