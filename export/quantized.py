@@ -94,20 +94,23 @@ class QuantizedTransformer(Transformer):
         super().__init__(model.config)
         self.load_state_dict(model.state_dict())
         for name, module in list(self.named_modules()):
-            if isinstance(module, nn.Linear) and kernels.get(name, "float32") != "float32":
+            kernel = kernels.get(name, "float32")
+            if isinstance(module, nn.Linear) and name != _VOCABULARY and kernel != "float32":
                 parent, _, child = name.rpartition(".")
-                quantized = QuantizedLinear(
-                    module.weight.data, module.bias.data, kernels[name] == "int8-blocks", groups[name]
-                )
-                setattr(self.get_submodule(parent), child, quantized)
-        self.vocabulary: nn.Module | None = None
+                bias = None if module.bias is None else module.bias.data
+                setattr(self.get_submodule(parent), child, _linear(module.weight.data, bias, kernel, groups[name]))
+        self.projection: QuantizedLinear | None = None
         if (kernel := kernels.get(_VOCABULARY, "float32")) != "float32":
+            matrix = self.embedding if self.vocabulary is None else self.vocabulary
             bias = None if self.vocabulary_bias is None else self.vocabulary_bias.data
-            table = QuantizedLinear(self.embedding.weight.data, bias, kernel == "int8-blocks", groups[_VOCABULARY])
-            self.embedding.weight.data = table.weight
-            self.vocabulary = table
+            self.projection = _linear(matrix.weight.data, bias, kernel, groups[_VOCABULARY])
+            self.embedding.weight.data = _linear(self.embedding.weight.data, None, kernel, None).weight
         self.eval()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See :meth:`Transformer.logits`."""
-        return super().logits(hidden) if self.vocabulary is None else self.vocabulary(hidden)
+        return super().logits(hidden) if self.projection is None else self.projection(hidden)  # type: ignore[no-any-return]
+
+
+def _linear(weight: Tensor, bias: Tensor | None, kernel: str, group: int | None) -> QuantizedLinear:
+    return QuantizedLinear(weight, bias, kernel == "int8-blocks", group)

@@ -23,6 +23,7 @@ from ..runtime.bundle.quantized import (
     SteadyCase,
     SteadyStep,
     digest,
+    direction,
     rounded,
 )
 from .cases import one_thread
@@ -111,6 +112,8 @@ def _digests(network: Transformer, case: Case, rows: int) -> Digests:
     hidden = network.encode(ids, mask)
     if case.classified:
         return network.classify(hidden, mask).double().numpy()[:, None]
+    if case.embedded:
+        return np.array([[direction(vector)] for vector in network.pool(hidden, mask).numpy()])
     masks = case.masked or ()
     logits = network.logits(hidden[:, [m.position for m in masks]])
     return _digested(logits, [m.scores.top_ids[0] for m in masks])

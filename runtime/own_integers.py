@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.quantized import ARITHMETICS, Arithmetic, QuantizedReference, SteadyStep, digest
+from .bundle.quantized import ARITHMETICS, Arithmetic, QuantizedReference, SteadyStep, digest, direction
 from .engine import Engine, Floats
 from .tolerances import STEADY_FEWEST, STEADY_SHARE, STEADY_STEP
 from .verification import OwnIntegers
@@ -45,6 +45,11 @@ class OwnIntegersReplay:
         """Compare class scores, where they are steady."""
         if (case, 0) in self._steps:
             self._compare(self._steps[case, 0], logits.astype(np.float64))
+
+    def vector(self, case: str, vector: Floats) -> None:
+        """Compare the vector ``(D,)`` of a text, where it is steady."""
+        if (case, 0) in self._steps:
+            self._compare(self._steps[case, 0], direction(vector))
 
     def _compare(self, step: SteadyStep, found: NDArray[np.float64]) -> None:
         for arithmetic in ARITHMETICS:

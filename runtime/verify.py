@@ -213,6 +213,8 @@ class _Replay:
             check = self.comparisons[case.name]
             if case.embedded:
                 check.vector(where, row, self.places[case.name], self.vectors)
+                if self.own:
+                    self.own.vector(case.name, row)
             elif case.classified:
                 check.classes(where, row, case.classified, self.model.class_names)
                 if self.own:

@@ -134,6 +134,7 @@ def write_marian(checkpoint: Checkpoint, folder: Path) -> Path:
     names = marian_names(config)
     tensors = {names[name]: value for name, value in in_halves(state, config.d_model).items()}
     tensors["final_logits_bias"] = tensors["final_logits_bias"][None]  # (1, V)
+    assert model.positions is not None  # the paper's network has sinusoids
     table = np.ascontiguousarray(model.positions.numpy()[:, halves(config.d_model)])
     for stack in ("encoder", "decoder"):
         tensors[f"model.{stack}.embed_positions.weight"] = table

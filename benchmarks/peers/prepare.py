@@ -131,7 +131,9 @@ class Preparation:
         from .marian import reference_state
 
         weights = folder.with_suffix(".npz")
-        state = reference_state(self.checkpoint) | {"positions": self.checkpoint.model.positions.numpy()}
+        positions = self.checkpoint.model.positions
+        assert positions is not None  # the paper's network has sinusoids
+        state = reference_state(self.checkpoint) | {"positions": positions.numpy()}
         np.savez(weights, allow_pickle=False, **state)
         module = "edgewise.benchmarks.peers.convert_ctranslate2"
         config = self.checkpoint.folder / "config.json"

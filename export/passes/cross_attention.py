@@ -12,7 +12,16 @@ import numpy as np
 import onnx_ir as ir
 
 from ...runtime.bundle import signature as names
-from .patterns import CONTRIB, after_heads, before_heads, constant, cross_attentions, replace_uses, without_bias
+from .patterns import (
+    CONTRIB,
+    after_heads,
+    before_heads,
+    constant,
+    cross_attentions,
+    has_bias,
+    replace_uses,
+    without_bias,
+)
 
 
 def fuse_cross_attention(model: ir.Model) -> ir.Model:
@@ -42,6 +51,8 @@ def fuse_cross_attention(model: ir.Model) -> ir.Model:
 
 def _query(graph: ir.Graph, name: str, query: ir.Value) -> tuple[ir.Value, ir.Value | None]:
     """The product and its bias, which the operator adds to q, and to no keys and values that are ready."""
+    if not has_bias(query):
+        return query, None
     product, bias = without_bias(query)
     node = product.producer()
     if node is not None and node.op_type == "MatMulNBits":

@@ -42,7 +42,7 @@ _Values = Annotated[tuple[Annotated[float, Between(-1e9, 1e9)], ...], Length(2, 
 class SteadyStep:
     """What :func:`digest` makes of the scores of step ``index`` of a case, by arithmetic.
 
-    ``index`` counts the steps of greedy decoding, fed with the recorded tokens, or the masks of a text; 0 for classes.
+    ``index`` counts the steps of greedy decoding, fed with the recorded tokens, or the masks of a text; 0 for classes and vectors.
     """
 
     index: Annotated[int, Between(0, 65_535)]
@@ -109,6 +109,8 @@ def _sizes(case: Case) -> tuple[int, int]:
     """How many steps a case has, and how many numbers each."""
     if case.classified:
         return 1, len(case.classified.logits)
+    if case.embedded:
+        return 1, len(case.embedded.vector)
     return len(case.masked or (case.greedy.tokens if case.greedy else ())), 2 + FOLDS
 
 
@@ -116,6 +118,12 @@ def digest(logits: NDArray[np.float32], token: int) -> NDArray[np.float64]:
     """What is compared of ``logits (V,)``: the logarithm of their sum, the log-probability of ``token``, the folds."""
     normalizer = log_sum_exp(logits)
     return np.concatenate([[normalizer, float(logits[token]) - normalizer], fold(logits)])
+
+
+def direction(vector: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What is compared of a text's ``vector (D,)``: its numbers at a root mean square of 1, near the size of logits."""
+    wide = vector.astype(np.float64)
+    return wide / max(float(np.sqrt(np.mean(wide * wide))), 1e-20)  # type: ignore[no-any-return]
 
 
 def read_quantized(path: Path) -> QuantizedReference:

@@ -11,4 +11,6 @@ from .generate import Generating
 
 def open_model(order: Order) -> Generating:
     """Open a Marian folder."""
-    return Generating(MarianMTModel.from_pretrained(order.model, dtype=torch.float32).eval(), order)
+    model = MarianMTModel.from_pretrained(order.model, dtype=torch.float32)
+    model.train(False)
+    return Generating(model, order)
