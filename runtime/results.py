@@ -29,7 +29,7 @@ class TokenHypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis(TokenHypothesis):
-    """One decoded sequence and its text."""
+    """One decoded sequence and its text, which ends before the stop string where ``finish_reason`` is ``stop``."""
 
     text: str
 
@@ -47,7 +47,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """The answer to one text: hypotheses, best first.
+    """The answer to one text: hypotheses, best first; samples and alternatives in their order.
 
     ``source_tokens`` are the ids the model read; ``truncated`` says that they are not the whole text.
     """
@@ -59,17 +59,17 @@ class Generation:
 
     @property
     def text(self) -> str:
-        """Text of the best hypothesis."""
+        """Text of the first hypothesis."""
         return self.hypotheses[0].text
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Tokens of the best hypothesis."""
+        """Tokens of the first hypothesis."""
         return self.hypotheses[0].tokens
 
     @property
     def score(self) -> float:
-        """Sum of the token log-probabilities (nats) of the best hypothesis."""
+        """Sum of the token log-probabilities (nats) of the first hypothesis."""
         return self.hypotheses[0].score
 
 

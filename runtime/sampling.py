@@ -63,7 +63,7 @@ def _near_the_best(probabilities: Doubles, share: float) -> Keep:
 
 
 def _typical(probabilities: Doubles, mass: float) -> Keep:
-    """The fewest that reach ``mass``, those first whose surprise is nearest to the entropy (equation 8)."""
+    """The fewest that reach ``mass``, those first whose surprise is nearest to the entropy."""
     there = probabilities > 0
     surprise = np.full_like(probabilities, np.inf)
     surprise[there] = -np.log(probabilities[there])
