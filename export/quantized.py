@@ -97,20 +97,19 @@ class QuantizedTransformer(Transformer):
             kernel = kernels.get(name, "float32")
             if isinstance(module, nn.Linear) and name != _VOCABULARY and kernel != "float32":
                 parent, _, child = name.rpartition(".")
-                bias = None if module.bias is None else module.bias.data
-                setattr(self.get_submodule(parent), child, _linear(module.weight.data, bias, kernel, groups[name]))
+                quantized = _linear(module.weight.data, module.bias, kernel, groups[name])
+                setattr(self.get_submodule(parent), child, quantized)
         self.projection: QuantizedLinear | None = None
         if (kernel := kernels.get(_VOCABULARY, "float32")) != "float32":
             matrix = self.embedding if self.vocabulary is None else self.vocabulary
-            bias = None if self.vocabulary_bias is None else self.vocabulary_bias.data
-            self.projection = _linear(matrix.weight.data, bias, kernel, groups[_VOCABULARY])
+            self.projection = _linear(matrix.weight.data, self.vocabulary_bias, kernel, groups[_VOCABULARY])
             self.embedding.weight.data = _linear(self.embedding.weight.data, None, kernel, None).weight
         self.eval()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See :meth:`Transformer.logits`."""
-        return super().logits(hidden) if self.projection is None else self.projection(hidden)  # type: ignore[no-any-return]
+        return super().logits(hidden) if self.projection is None else self.projection(hidden)
 
 
 def _linear(weight: Tensor, bias: Tensor | None, kernel: str, group: int | None) -> QuantizedLinear:
-    return QuantizedLinear(weight, bias, kernel == "int8-blocks", group)
+    return QuantizedLinear(weight, None if bias is None else bias.data, kernel == "int8-blocks", group)

@@ -88,6 +88,8 @@ TOLERANCES: Mapping[str, Tolerance] = {
     ),
 }
 
+AGREEMENT_FEWEST = 100
+"""With fewer positions their share says nothing: one undecided case would be more than the bound."""
 STEADY_STEP = 1e-3
 """Nats between an engine and the integers of its variant at a steady step; where an activation was rounded the other
 way, a sum over a sixteenth of the vocabulary differs by a hundred times that."""

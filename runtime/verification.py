@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .bundle.quantized import Arithmetic
-from .tolerances import STEADY_STEP, Tolerance
+from .tolerances import AGREEMENT_FEWEST, STEADY_STEP, Tolerance
 
 Outcome = Literal["same", "undecided", "different"]
 """A free-running search gave the reference's tokens; others, where the reference itself was undecided; or others."""
@@ -217,7 +217,8 @@ class VerificationReport:
         if not self.vector_rms <= self.tolerance.vector_rms:
             most = self.tolerance.vector_rms
             yield f"all cases: vectors lie {self.vector_rms:.3g} rms away, expected at most {most:g}"
-        if not self.agreement >= self.tolerance.agreement:
+        few = 0 < self.positions < AGREEMENT_FEWEST
+        if not few and not self.agreement >= self.tolerance.agreement:
             yield (
                 f"all cases: {self.agreement:.2%} of the top-1 tokens agree, "
                 f"expected at least {self.tolerance.agreement:.2%}"

@@ -42,7 +42,8 @@ _Values = Annotated[tuple[Annotated[float, Between(-1e9, 1e9)], ...], Length(2, 
 class SteadyStep:
     """What :func:`digest` makes of the scores of step ``index`` of a case, by arithmetic.
 
-    ``index`` counts the steps of greedy decoding, fed with the recorded tokens, or the masks of a text; 0 for classes and vectors.
+    ``index`` counts the steps of greedy decoding, fed with the recorded tokens, or the masks of a text; it is 0 for
+    classes and for vectors, of which :func:`direction` says what is compared.
     """
 
     index: Annotated[int, Between(0, 65_535)]
@@ -123,7 +124,7 @@ def digest(logits: NDArray[np.float32], token: int) -> NDArray[np.float64]:
 def direction(vector: NDArray[np.float32]) -> NDArray[np.float64]:
     """What is compared of a text's ``vector (D,)``: its numbers at a root mean square of 1, near the size of logits."""
     wide = vector.astype(np.float64)
-    return wide / max(float(np.sqrt(np.mean(wide * wide))), 1e-20)  # type: ignore[no-any-return]
+    return wide / max(float(np.sqrt(np.mean(wide * wide))), 1e-20)
 
 
 def read_quantized(path: Path) -> QuantizedReference:

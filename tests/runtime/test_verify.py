@@ -23,7 +23,7 @@ from edgewise.runtime.bundle.quantized import QuantizedReference, SteadyCase, wr
 from edgewise.runtime.engine import Candidates
 from edgewise.runtime.session import Session
 from edgewise.runtime.tokenizer import Tokenizer
-from edgewise.runtime.tolerances import TOLERANCES
+from edgewise.runtime.tolerances import AGREEMENT_FEWEST, TOLERANCES
 from edgewise.runtime.verification import VerificationReport
 from edgewise.runtime.verify import verify
 
@@ -310,3 +310,14 @@ def test_a_report_without_positions_is_no_success(recorded: Callable[[Task], Rec
     nothing = replace(report, cases=tuple(replace(case, positions=0, agreed=0) for case in report.cases))
     assert isinstance(nothing, VerificationReport)
     assert not nothing.ok
+
+
+@pytest.mark.parametrize(("positions", "ok"), [(AGREEMENT_FEWEST - 1, True), (AGREEMENT_FEWEST, False)])
+def test_of_few_positions_the_share_says_nothing(
+    positions: int, ok: bool, recorded: Callable[[Task], Recorded]
+) -> None:
+    report = verify(recorded("translate").session())
+    one, *rest = (replace(case, positions=0, agreed=0) for case in report.cases)
+    undecided = replace(report, cases=(replace(one, positions=positions, agreed=positions - 20), *rest))
+    assert isinstance(undecided, VerificationReport)
+    assert undecided.ok is ok
