@@ -5,8 +5,7 @@
 #   make demo                                    the whole chain on the shipped checkpoint
 #   make demo TORCH_INDEX='--index-url https://download.pytorch.org/whl/cpu'
 #                                                on Linux: torch without gigabytes of CUDA
-#   make test MULTI30K=DIR SST2=DIR STS=DIR ASSETS=DIR
-#                                                also what needs these data sets; ASSETS holds several
+#   make test MULTI30K=DIR SST2=DIR ASSETS=DIR   also what needs these data sets; ASSETS holds several
 #   make models                                  published models that further tests need
 #   make bench MULTI30K=DIR                      the comparison with other libraries, each in an environment under PEERS
 
@@ -21,13 +20,11 @@ PEERS ?= .peers
 MULTI30K ?=
 SST2 ?=
 ASSETS ?=
-STS ?=
-MATHFORMER ?=
 MODELS ?= $(CURDIR)/.models
 
 # Two workers of one thread each: engines that all take every core slow each other down.
 export OMP_NUM_THREADS ?= 1
-export MULTI30K SST2 STS MATHFORMER ASSETS MODELS PEERS
+export MULTI30K SST2 ASSETS MODELS PEERS
 
 .PHONY: help demo test check lint fmt types models peers bench install
 .DEFAULT_GOAL := help

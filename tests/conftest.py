@@ -47,20 +47,20 @@ def sst2() -> Path:
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The folder of all data sets (``multi30k``, ``text``, ``sts``, ``audio``); without it the test is skipped."""
+    """The folder of all data sets (``text``, ``sts``, ``tiny-models``, …); without it the test is skipped."""
     return _data_set("ASSETS")
 
 
 @pytest.fixture(scope="session")
-def sts() -> Path:
-    """The folder of STS-B; without it the test is skipped."""
-    return _data_set("STS")
+def sts(assets: Path) -> Path:
+    """The folder of STS-B."""
+    return assets / "sts"
 
 
 @pytest.fixture(scope="session")
-def mathformer() -> Path:
-    """The folder of four tiny trained Llamas; without it the test is skipped."""
-    return _data_set("MATHFORMER")
+def mathformer(assets: Path) -> Path:
+    """The folder of four tiny trained Llamas."""
+    return assets / "tiny-models" / "mathformer-hf"
 
 
 @pytest.fixture(scope="session")
