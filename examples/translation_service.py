@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 import edgewise
-from edgewise.errors import EdgewiseError
+from edgewise.errors import EdgewiseError, InputError
 
 MOST_TEXTS = 64
 
@@ -39,28 +39,40 @@ async def stream(request: Request) -> Response:
     try:
         first = await anext(pieces, None)  # what is wrong with the text is known now, before the status is sent
     except EdgewiseError as error:
-        return JSONResponse({"error": str(error)}, status_code=400)
+        return refused(error)
 
     async def events() -> AsyncIterator[str]:
         async with contextlib.aclosing(pieces):
             piece = first
-            while piece is not None:
-                yield f"data: {json.dumps(piece)}\n\n"
-                piece = await anext(pieces, None)
+            try:
+                while piece is not None:
+                    yield f"data: {json.dumps(piece)}\n\n"
+                    piece = await anext(pieces, None)
+            except EdgewiseError as error:
+                yield f"event: error\ndata: {json.dumps(str(error))}\n\n"
+                return
             yield "event: end\ndata:\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def refused(error: EdgewiseError) -> Response:
+    """What was asked is the client's fault, what the engine does the server's."""
+    return JSONResponse({"error": str(error)}, status_code=400 if isinstance(error, InputError) else 500)
 
 
 async def translate(request: Request) -> Response:
     """Answer with the translations of several texts."""
     try:
         texts = (await request.json())["texts"]
-        if not isinstance(texts, list) or len(texts) > MOST_TEXTS:
-            return JSONResponse({"error": f"texts must be a list of at most {MOST_TEXTS}"}, status_code=400)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return JSONResponse({"error": f'expected {{"texts": [...]}}: {error}'}, status_code=400)
+    if not isinstance(texts, list) or len(texts) > MOST_TEXTS:
+        return JSONResponse({"error": f"texts must be a list of at most {MOST_TEXTS}"}, status_code=400)
+    try:
         found = await request.app.state.translator.translate(texts)
-    except (EdgewiseError, ValueError, KeyError, TypeError) as error:
-        return JSONResponse({"error": str(error)}, status_code=400)
+    except EdgewiseError as error:
+        return refused(error)
     return JSONResponse({"translations": [generation.text for generation in found]})
 
 

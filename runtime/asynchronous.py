@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar, Unpack, overload
 
-from ..errors import InputError
+from ..errors import EngineError, InputError
 from .cpu import available_cpus
 from .interrupt import Cancellation
 from .options import is_count
@@ -23,7 +24,8 @@ class AsyncSession:
 
     ``workers``: calls that the engine works on at once, by default one a processor; with as many callers as you like
     they take turns, a stream one piece at a time. Open the session with ``threads=1``, so that the workers do not
-    compete. A task that is cancelled, or that leaves a stream, ends its decoding at the next step.
+    compete. A task that is cancelled, or that leaves a stream, ends its decoding at the next step. A deadline counts
+    from the call, the wait for a worker included.
 
     Arguments, results and errors are those of the session's own methods. Closing this waits for what is running, and
     leaves the session open.
@@ -64,29 +66,35 @@ class AsyncSession:
 
     async def stream(self, text: str, **arguments: Unpack[StreamArguments]) -> AsyncGenerator[str]:
         """See :meth:`Session.stream <edgewise.runtime.session.Session.stream>`; errors come with the first piece."""
-        cancellation = _cancellation_of(arguments)
+        own = _own_cancellation(arguments)
         pieces: Iterator[str] | None = None
-        working: Future[Any] = self._pool.submit(self.session.stream, text, **arguments)
+        working = self._submit(_begin, self.session.stream, text, arguments, monotonic())
         try:
             pieces = await asyncio.wrap_future(working)
             while True:
-                working = self._pool.submit(_next, pieces)
+                working = self._submit(_next, pieces)
                 piece = await asyncio.wrap_future(working)
                 if piece is None:
                     return
                 yield piece
         finally:
-            cancellation.cancel()
+            own.cancel()
             if pieces is not None:
-                await asyncio.shield(asyncio.wrap_future(self._pool.submit(_close_after, working, pieces)))
+                await asyncio.shield(asyncio.to_thread(_close_after, working, pieces))
 
     async def _decoded(self, method: Callable[..., _R], texts: str | Texts, arguments: DecodingArguments) -> _R:
-        cancellation = _cancellation_of(arguments)
+        own = _own_cancellation(arguments)
         try:
-            return await asyncio.wrap_future(self._pool.submit(method, texts, **arguments))
+            return await asyncio.wrap_future(self._submit(_begin, method, texts, arguments, monotonic()))
         except asyncio.CancelledError:
-            cancellation.cancel()
+            own.cancel()
             raise
+
+    def _submit(self, work: Callable[..., _R], *arguments: Any) -> Future[_R]:
+        try:
+            return self._pool.submit(work, *arguments)
+        except RuntimeError as error:
+            raise EngineError("this AsyncSession is closed: make another around the session") from error
 
     async def close(self) -> None:
         """Wait for what is running, and end the workers. Twice is once."""
@@ -101,12 +109,21 @@ class AsyncSession:
         await self.close()
 
 
-def _cancellation_of(arguments: StreamArguments) -> Cancellation:
-    """The caller's own, or a new one that is put into the ``arguments``."""
+def _own_cancellation(arguments: StreamArguments) -> Cancellation:
+    """Put into the ``arguments`` a cancellation of this call alone, which the caller's ends as well."""
     given = arguments.get("cancellation")
-    if given is None:
-        given = arguments["cancellation"] = Cancellation()
-    return given
+    if given is not None and not isinstance(given, Cancellation):
+        return Cancellation()  # the session says what is wrong with it
+    own = arguments["cancellation"] = Cancellation(given)
+    return own
+
+
+def _begin(method: Callable[..., _R], texts: str | Texts, arguments: StreamArguments, asked: float) -> _R:
+    """Call a method of the session; what was waited for a worker counts towards the deadline."""
+    deadline = arguments.get("deadline")
+    if isinstance(deadline, int | float) and deadline > 0:
+        arguments["deadline"] = max(0.0, deadline - (monotonic() - asked))
+    return method(texts, **arguments)
 
 
 def _next(pieces: Iterator[str] | None) -> str | None:

@@ -13,10 +13,11 @@ class Cancellation:
     """Ends the requests that were given it, from any thread, before their next step.
 
     Their results say ``cancelled`` where they are not complete. It stays cancelled: a new request needs a new one.
+    ``parent``: another that ends them as well, and is not touched by this one.
     """
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
+    def __init__(self, parent: Cancellation | None = None) -> None:
+        self._event, self._parent = threading.Event(), parent
 
     def cancel(self) -> None:
         """End the requests. Twice is once."""
@@ -24,8 +25,8 @@ class Cancellation:
 
     @property
     def cancelled(self) -> bool:
-        """Whether :meth:`cancel` was called."""
-        return self._event.is_set()
+        """Whether :meth:`cancel` was called, here or on the parent."""
+        return self._event.is_set() or (self._parent is not None and self._parent.cancelled)
 
 
 class Watch:

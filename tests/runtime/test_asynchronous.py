@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import edgewise
-from edgewise.errors import InputError
+from edgewise.errors import EngineError, InputError
 from edgewise.runtime.asynchronous import AsyncSession
+from edgewise.runtime.interrupt import Cancellation
 from edgewise.runtime.session import Session
 
 from .tiny_session import session_for
@@ -127,6 +128,48 @@ async def _consume(own: AsyncSession, kind: str) -> None:
             pass
 
 
+def test_a_caller_s_cancellation_ends_its_calls_and_is_ended_by_none() -> None:
+    async def joined(own: AsyncSession, text: str, cancellation: Cancellation) -> str:
+        return "".join([piece async for piece in own.stream(text, max_new_tokens=16, cancellation=cancellation)])
+
+    async def work(session: Session, cancellation: Cancellation) -> Any:
+        async with AsyncSession(session, workers=2) as own:
+            both = await asyncio.gather(*(joined(own, text, cancellation) for text in TEXTS[:2]))
+            assert not cancellation.cancelled
+            cancellation.cancel()
+            return both, await joined(own, TEXTS[0], cancellation)
+
+    session = session_for("translate", 3)
+    both, ended = _run(work(session, Cancellation()))
+    assert both == ["".join(session.stream(text, max_new_tokens=16)) for text in TEXTS[:2]]
+    assert ended == ""
+
+
+def test_waiting_for_a_worker_counts_towards_the_deadline() -> None:
+    async def work(session: Session) -> Any:
+        async with AsyncSession(session, workers=1) as own:
+            long = asyncio.create_task(own.translate(TEXTS * 4, max_new_tokens=40, batch_size=1))
+            await asyncio.sleep(0)
+            return await own.translate(TEXTS[0], deadline=1e-6), await long
+
+    short, _ = _run(work(session_for("translate", 3, end_bias=-50.0)))
+    assert short.hypotheses[0].finish_reason == "deadline"
+
+
+def test_after_closing_calls_are_refused() -> None:
+    async def work(session: Session) -> None:
+        async with AsyncSession(session, workers=1) as own:
+            pieces = own.stream(TEXTS[0], max_new_tokens=40)
+            await anext(pieces)
+        await pieces.aclose()
+        with pytest.raises(EngineError, match="this AsyncSession is closed"):
+            await own.translate(TEXTS[0])
+        with pytest.raises(EngineError, match="this AsyncSession is closed"):
+            await anext(own.stream(TEXTS[0]))
+
+    _run(work(session_for("translate", 3, end_bias=-50.0)))
+
+
 def test_errors_are_the_session_s_own() -> None:
     async def work(session: Session) -> None:
         async with AsyncSession(session) as own:
@@ -134,6 +177,8 @@ def test_errors_are_the_session_s_own() -> None:
                 await own.translate("")
             with pytest.raises(InputError, match="text is empty"):
                 await anext(own.stream(""))
+            with pytest.raises(InputError, match=r"cancellation .* must be an edgewise.Cancellation"):
+                await anext(own.stream("A dog.", cancellation="now"))  # type: ignore[arg-type]
 
     _run(work(session_for("translate")))
 
