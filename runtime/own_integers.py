@@ -9,8 +9,7 @@ and the report says that it was met.
 from __future__ import annotations
 
 import platform
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,43 +33,53 @@ class OwnIntegersReplay:
         self._steps: Mapping[tuple[str, int], SteadyStep] = {
             (case.name, step.index): step for case in reference.cases for step in case.steps
         }
-        self._off: dict[Arithmetic, list[float]] = defaultdict(list)
+        self._off: dict[str, dict[Arithmetic, list[float]]] = {}
 
-    def scores(self, case: str, index: int, logits: Floats, token: int) -> None:
-        """Compare ``logits (V,)`` of a step, after which ``token`` was chosen, where it is steady."""
+    def scores(self, way: str, case: str, index: int, logits: Floats, token: int) -> None:
+        """Compare ``logits (V,)`` of a step, after which ``token`` was chosen, where it is steady.
+
+        ``way``: how the engine was asked, such as in one pass or through the cache. Each is judged by itself.
+        """
         if (case, index) in self._steps:
-            self._compare(self._steps[case, index], digest(logits, token))
+            self._compare(way, self._steps[case, index], digest(logits, token))
 
-    def classes(self, case: str, logits: Floats) -> None:
+    def classes(self, way: str, case: str, logits: Floats) -> None:
         """Compare class scores, where they are steady."""
         if (case, 0) in self._steps:
-            self._compare(self._steps[case, 0], logits.astype(np.float64))
+            self._compare(way, self._steps[case, 0], logits.astype(np.float64))
 
-    def vector(self, case: str, vector: Floats) -> None:
+    def vector(self, way: str, case: str, vector: Floats) -> None:
         """Compare the vector ``(D,)`` of a text, where it is steady."""
         if (case, 0) in self._steps:
-            self._compare(self._steps[case, 0], direction(vector))
+            self._compare(way, self._steps[case, 0], direction(vector))
 
-    def _compare(self, step: SteadyStep, found: NDArray[np.float64]) -> None:
+    def _compare(self, way: str, step: SteadyStep, found: NDArray[np.float64]) -> None:
+        off = self._off.setdefault(way, {a: [] for a in ARITHMETICS})
         for arithmetic in ARITHMETICS:
-            self._off[arithmetic].append(float(np.abs(found - getattr(step, arithmetic)).max()))
+            off[arithmetic].append(float(np.abs(found - getattr(step, arithmetic)).max()))
 
     def found(self, engine: Engine) -> OwnIntegers:
-        """The nearer of the two answers, and whether that is near enough."""
-        near = {a: sum(off <= STEADY_STEP for off in self._off[a]) for a in ARITHMETICS}
-        best = max(ARITHMETICS if self._rounds else ARITHMETICS[::-1], key=lambda a: near[a])  # of equals the first
-        compared = len(self._off[best])
+        """The nearer of the two answers, and whether that is near enough, of the way in which it is the least near."""
+        order = ARITHMETICS if self._rounds else ARITHMETICS[::-1]
+        worst = {a: min(self._off.values(), key=lambda off: _share(off[a]), default={a: []})[a] for a in order}
+        best = max(order, key=lambda a: _share(worst[a]))  # of equals the first
+        off = worst[best]
+        near = sum(value <= STEADY_STEP for value in off)
         expected = STEADY_SHARE if self._rounds or best == "int8" else 1.0  # without rounding it is as fp32: every step
-        recognised = compared >= STEADY_FEWEST and near[best] >= expected * compared
+        enough = len(off) >= STEADY_FEWEST
         return OwnIntegers(
-            arithmetic=best if recognised else "undecided" if compared < STEADY_FEWEST else "other",
+            arithmetic=best if enough and near >= expected * len(off) else "other" if enough else "undecided",
             required=must_agree(engine),
             expected=expected,
-            steps=compared,
-            near=near[best],
-            median=float(np.median(self._off[best])) if compared else 0.0,
-            largest=max(self._off[best], default=0.0),
+            steps=len(off),
+            near=near,
+            median=float(np.median(off)) if off else 0.0,
+            largest=max(off, default=0.0),
         )
+
+
+def _share(off: Sequence[float]) -> float:
+    return sum(value <= STEADY_STEP for value in off) / max(1, len(off))
 
 
 def must_agree(engine: Engine) -> bool:

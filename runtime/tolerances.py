@@ -96,4 +96,4 @@ way, a sum over a sixteenth of the vocabulary differs by a hundred times that.""
 STEADY_SHARE = 0.5
 """Least share of the steady steps that must lie within ``STEADY_STEP``; all of them where no activation is rounded."""
 STEADY_FEWEST = 16
-"""With fewer steady steps nothing is concluded."""
+"""With fewer steady steps nothing is concluded. Each way in which a step is asked is judged by itself."""

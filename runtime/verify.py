@@ -169,7 +169,7 @@ class _Replay:
                 token, log_prob = case.greedy.tokens[i], case.greedy.token_log_probs[i]
                 self.comparisons[case.name].step(f"one pass, token {i}", row[first + i], step, token, log_prob)
                 if self.own:
-                    self.own.scores(case.name, i, row[first + i], token)
+                    self.own.scores("one pass", case.name, i, row[first + i], token)
 
     def _step_by_step(self, case: Case) -> None:
         """Teacher-forced through the cache, and the candidates that the engine chooses there."""
@@ -184,7 +184,7 @@ class _Replay:
             check.step(where, logits, step, token, greedy.token_log_probs[i])
             check.candidates(where, best, logits, step)
             if self.own:
-                self.own.scores(case.name, i, logits, token)
+                self.own.scores("by steps", case.name, i, logits, token)
             if i + 1 < len(greedy.tokens):
                 best = run.step(np.array([token], dtype=np.int64), np.zeros(1, dtype=np.int64))
 
@@ -214,15 +214,15 @@ class _Replay:
             if case.embedded:
                 check.vector(where, row, self.places[case.name], self.vectors)
                 if self.own:
-                    self.own.vector(case.name, row)
+                    self.own.vector(where, case.name, row)
             elif case.classified:
                 check.classes(where, row, case.classified, self.model.class_names)
                 if self.own:
-                    self.own.classes(case.name, row)
+                    self.own.classes(where, case.name, row)
             for i, (masked, scores) in enumerate(zip(case.masked or (), row, strict=False)):
                 _compare_mask(check, where, masked, scores)
                 if self.own:
-                    self.own.scores(case.name, i, scores, masked.scores.top_ids[0])
+                    self.own.scores(where, case.name, i, scores, masked.scores.top_ids[0])
 
     def _masks(self, batch: list[Case]) -> Ids:
         """Where the masks of every case are, ``(B, N)``; a case with fewer repeats its first."""

@@ -158,7 +158,6 @@ class _Step:
         """``wide``: a step of more sentences, on the front of whose buffers this one works."""
         rows, call = sizes.batch * sizes.beams, _Call(engine.session(names.STEP))
         self.engine, self.sizes, self.call = engine, sizes, call
-        self._narrow: dict[int, _Step] = {}
         self.caches: dict[str, NDArray[np.float32]] = (
             {name: buffer[:rows] for name, buffer in wide.caches.items()}
             if wide
@@ -173,7 +172,8 @@ class _Step:
         call.read(names.CACHE_INDIRECTION, self.indirection)
         for name, buffer in self.caches.items():
             call.share(name, buffer)
-        self.logits = call.write(names.LOGITS, (rows, engine.vocabulary), np.float32)
+        logits = wide.logits[:rows] if wide else np.zeros((rows, engine.vocabulary), np.float32)
+        self.logits: Floats = call.write_to(names.LOGITS, logits)
         log_probs = call.write(names.TOP_LOG_PROBS, (rows, sizes.candidates), np.float32)
         self.best = Candidates(log_probs, call.write(names.TOP_IDS, (rows, sizes.candidates), np.int64))
 
@@ -185,9 +185,7 @@ class _Step:
         for buffer in self.caches.values():
             buffer[rows, :, :length] = buffer[sources, :, :length]
         self.indirection[moved, :, :length] = self.indirection[sentences[moved], :, :length]
-        if len(sentences) not in self._narrow:
-            self._narrow[len(sentences)] = _Step(self.engine, self.sizes._replace(batch=len(sentences)), self)
-        return self._narrow[len(sentences)]
+        return _Step(self.engine, self.sizes._replace(batch=len(sentences)), self)
 
     @property
     def nbytes(self) -> int:
@@ -312,7 +310,10 @@ class _Call:
 
     def write(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """Bind a new array as an output."""
-        array = np.zeros(shape, dtype)
+        return self.write_to(name, np.zeros(shape, dtype))
+
+    def write_to(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Bind ``array`` as an output."""
         self._binding.bind_ortvalue_output(name, self._value(name, array))
         return array
 

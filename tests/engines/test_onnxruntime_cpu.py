@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 from edgewise.errors import EngineError
 from edgewise.export.portable import portable_graphs
 from edgewise.runtime.bundle.manifest import CacheSpec
+from edgewise.runtime.engine import places_kept
 from edgewise.runtime.engines import onnxruntime_cpu, saturation
 from edgewise.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine, new_caches
 
@@ -46,6 +48,32 @@ def test_prefill_is_opened_when_first_wanted_and_once(engine: OnnxRuntimeEngine)
 def test_a_prompt_of_one_token_needs_no_prefill(engine: OnnxRuntimeEngine) -> None:
     engine.start(None, 2, 3, 4, 2).prefill(np.array([[START], [5]]))
     assert set(engine._sessions) == {"step"}
+
+
+def test_sentences_that_leave_leave_nothing_behind(engine: OnnxRuntimeEngine) -> None:
+    """However the batches of a session shrink, what it keeps is what it may keep."""
+    kinds = (onnxruntime_cpu._Step, onnxruntime_cpu._Call)
+
+    def run(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        made = engine.start(None, 12, 1, 8, 2)
+        made.prefill(np.full((12, 1), START))
+        left = 12
+        while left > 1:
+            live = rng.random(left) < 0.7
+            live[0] = True
+            made.keep(places_kept(live))
+            left = int(live.sum())
+
+    def count() -> int:
+        gc.collect()
+        return sum(type(thing) in kinds for thing in gc.get_objects())
+
+    run(0)
+    before = count()
+    for seed in range(1, 20):
+        run(seed)
+    assert count() == before
 
 
 def test_prefill_and_steps_give_what_steps_alone_give(engine: OnnxRuntimeEngine) -> None:

@@ -39,8 +39,8 @@ def _replay(logits: Any, engine: Any = None, steps: int = STEPS, rounds: bool = 
         QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)), rounds
     )
     for i, row in enumerate(logits):
-        replay.scores("one", i, row, 3)
-        replay.scores("two", i, row, 3)  # a case without steady steps
+        replay.scores("by steps", "one", i, row, 3)
+        replay.scores("by steps", "two", i, row, 3)  # a case without steady steps
     return replay.found(engine or _Engine())
 
 
@@ -82,6 +82,22 @@ def test_some_steps_may_differ_and_half_may_not() -> None:
     assert _replay(np.concatenate([THIRD[: allowed + 1], LOGITS[allowed + 1 :]])).arithmetic == "other"
 
 
+@pytest.mark.parametrize(("one_pass", "by_steps"), [(LOGITS, THIRD), (THIRD, LOGITS)], ids=["by steps", "one pass"])
+def test_each_way_of_asking_is_judged_by_itself(one_pass: Any, by_steps: Any) -> None:
+    """A cache that is wrong does not hide behind a pass without one."""
+    steps = tuple(
+        SteadyStep(index=i, int8=tuple(digest(LOGITS[i], 3)), float32=tuple(digest(OTHER[i], 3))) for i in range(STEPS)
+    )
+    case = SteadyCase(name="one", steps=steps)
+    replay = OwnIntegersReplay(QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)), True)
+    for i in range(STEPS):
+        replay.scores("one pass", "one", i, one_pass[i], 3)
+        replay.scores("by steps", "one", i, by_steps[i], 3)
+    found = replay.found(_Engine())  # type: ignore[arg-type]
+    assert (found.arithmetic, found.near, found.steps) == ("other", 0, STEPS)
+    assert found.fault is not None
+
+
 def test_where_nothing_is_rounded_no_step_may_differ() -> None:
     assert _replay(OTHER, rounds=False).arithmetic == "float32"
     found = _replay(np.concatenate([THIRD[:1], OTHER[1:]]), rounds=False)
@@ -107,8 +123,8 @@ def test_class_scores_are_compared_as_they_are() -> None:
     case = SteadyCase(name="one", steps=(step,))
     replay = OwnIntegersReplay(QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)), True)
     for _ in range(STEADY_FEWEST):
-        replay.classes("one", np.array([0.5, -1.0005], np.float32))
-        replay.classes("two", np.array([9.0, 9.0], np.float32))
+        replay.classes("alone", "one", np.array([0.5, -1.0005], np.float32))
+        replay.classes("alone", "two", np.array([9.0, 9.0], np.float32))
     found = replay.found(_Engine())  # type: ignore[arg-type]
     assert (found.arithmetic, found.steps) == ("int8", STEADY_FEWEST)
     assert found.largest == pytest.approx(5e-4, rel=1e-3)
