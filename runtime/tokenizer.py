@@ -13,6 +13,7 @@ from typing import TypeVar
 import tokenizers
 
 from ..errors import InputError, TokenizerError
+from .panics import guarded
 
 MAX_FILE_BYTES = 64 << 20
 MAX_TEXT_CHARACTERS = 1_000_000
@@ -125,15 +126,7 @@ class Tokenizer:
 
     def _guarded(self, verb: str, action: Callable[[], _T]) -> _T:
         """Run ``action``; whatever the library throws becomes a :class:`TokenizerError`."""
-        try:
-            return action()
-        except Exception as error:
-            raise self._error(verb, error) from error
-        except BaseException as error:
-            # A Rust panic derives from BaseException, and its class cannot be imported.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise self._error(verb, error) from None
+        return guarded(action, lambda error: self._error(verb, error))
 
     def _error(self, verb: str, error: BaseException) -> TokenizerError:
         reason = str(error)[:300] or type(error).__name__
