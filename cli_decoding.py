@@ -106,5 +106,5 @@ def decoding_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 def _schema(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter at some thousand brackets
         raise InputError(f"{file} is no JSON ({error}): --json-schema takes a file with a JSON schema") from error

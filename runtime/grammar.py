@@ -16,7 +16,8 @@ import numpy as np
 
 from ..errors import EngineError, InputError, MissingExtraError, TokenizerError
 from .engine import Floats, Mask
-from .options import Grammar
+from .options import Grammar, shown
+from .panics import guarded
 from .tokenizer import Tokenizer
 
 
@@ -31,32 +32,38 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_id: int) -> None:
         self._library, self._size, self._end_id = _library(), vocab_size, end_id
         self._last: tuple[Grammar, _State] | None = None
-        try:
-            self._tokenizer = self._library.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=end_id)
-        except Exception as error:
-            raise TokenizerError(f"llguidance cannot read this bundle's tokenizer ({error})") from error
+        file = tokenizer.to_json()
+        self._tokenizer = guarded(
+            lambda: self._library.LLTokenizer(file, n_vocab=vocab_size, eos_token=end_id),
+            lambda error: TokenizerError(f"llguidance cannot read this bundle's tokenizer ({_reason(error)})"),
+        )
 
     def compile(self, grammar: Grammar) -> GrammarRule:
         """A rule for one text.
 
         Raises:
             InputError: llguidance refuses the grammar.
+            EngineError: llguidance fails at the grammar's beginning.
         """
+        form, value = next((name, value) for name, value in vars(grammar).items() if value is not None)
+
+        def refused(error: BaseException) -> InputError:
+            return InputError(f"llguidance refuses the {form} {shown(value)}: {_reason(error)}")
+
+        source = guarded(lambda: self._source(grammar), refused)
         last = self._last  # the texts of a call share their grammar
         if last is None or last[0] != grammar:
-            last = self._last = (grammar, self._begin(grammar))
+            parser = guarded(lambda: self._begin(source), refused)
+            last = self._last = (grammar, _State(parser, self._size, self._end_id))
         return GrammarRule(last[1])
 
-    def _begin(self, grammar: Grammar) -> _State:
-        try:
-            # Fast-forwarding would answer one token with several.
-            parser = self._library.LLInterpreter(
-                self._tokenizer, self._source(grammar), enable_backtrack=False, enable_ff_tokens=False, log_level=0
-            )
-            parser.start_without_prompt()
-        except Exception as error:
-            raise InputError(f"llguidance refuses {grammar}: {' '.join(str(error).split())[:500]}") from error
-        return _State(parser, self._size, self._end_id)
+    def _begin(self, source: str) -> Any:
+        # Fast-forwarding would answer one token with several.
+        parser = self._library.LLInterpreter(
+            self._tokenizer, source, enable_backtrack=False, enable_ff_tokens=False, log_level=0
+        )
+        parser.start_without_prompt()
+        return parser
 
     def _source(self, grammar: Grammar) -> str:
         """The grammar as the library wants it; a text may begin with the space that begins its first word."""
@@ -71,23 +78,27 @@ class GrammarCompiler:
 
 
 class _State:
-    """The library's parser after some tokens, and the tokens that may follow, ``allowed (V,)``."""
+    """The library's parser after some tokens, and the tokens that may follow, ``allowed (V,)``.
+
+    Raises:
+        EngineError: the library failed, or gave up.
+    """
 
     def __init__(self, parser: Any, vocab_size: int, end_id: int) -> None:
         self._parser, self._end_id = parser, end_id
-        mask, _ = parser.compute_mask()  # a byte a token
+        mask, _ = guarded(parser.compute_mask, _gave_up)  # a byte a token
         self.allowed: Mask = np.zeros(vocab_size, np.bool_)
         if mask is not None:
             self.allowed[:] = np.frombuffer(mask, np.uint8)[:vocab_size] > 0
         elif parser.stop_reason() in ("NoExtension", "NoExtensionBias", "EndOfSentence"):
             self.allowed[end_id] = True
         else:
-            raise EngineError(f"llguidance gave up on the grammar ({parser.stop_reason()}): simplify it")
+            raise _gave_up(parser.stop_reason())
 
     def after(self, token: int) -> _State:
         """The state one token further; this one stays as it is."""
-        parser = self._parser.deep_copy()
-        parser.commit_token(token)
+        parser = guarded(self._parser.deep_copy, _gave_up)
+        guarded(lambda: parser.commit_token(token), _gave_up)
         return _State(parser, len(self.allowed), self._end_id)
 
 
@@ -115,6 +126,16 @@ class GrammarRule:
             self._states = {tokens: s for tokens, s in self._states.items() if len(tokens) >= len(new) - 1}
             self._states[new] = state
         return self._states[new]
+
+
+def _reason(error: BaseException) -> str:
+    """What the library says, without the dump of its state."""
+    return " ".join(str(error).partition("<state>")[0].split())[:500] or type(error).__name__
+
+
+def _gave_up(why: BaseException | str) -> EngineError:
+    reason = why if isinstance(why, str) else _reason(why)
+    return EngineError(f"llguidance gave up on the grammar ({reason}): simplify it")
 
 
 def _library() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -67,9 +68,9 @@ class Sampling:
 class Grammar:
     """What a result must obey, in one of three forms; see :mod:`edgewise.runtime.grammar`.
 
-    ``regex``: a regular expression that the whole text matches, in the syntax of Rust's ``regex``. ``json_schema``: the
-    text is JSON that obeys this schema. ``lark``: a grammar in llguidance's Lark, whose ``start`` must allow for the
-    space that begins the first word.
+    ``regex``: a regular expression in the syntax of Rust's ``regex``: the whole
+    text is matched. ``json_schema``: the text is JSON that obeys this schema. ``lark``: a grammar in llguidance's Lark,
+    whose ``start`` must allow for the space that begins the first word.
 
     Raises:
         InputError: not exactly one form, or not of its type.
@@ -84,7 +85,7 @@ class Grammar:
         _require(len(forms) == 1, f"a Grammar takes one of regex, json_schema and lark, these are {len(forms)}")
         for name, value in forms.items():
             expected = Mapping if name == "json_schema" else str
-            _require(isinstance(value, expected), f"{name} ({value!r}) must be a {expected.__name__}")
+            _require(isinstance(value, expected), f"{name} ({shown(value)}) must be a {expected.__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +245,7 @@ class DecodingOptions:
         )
         _require(
             self.grammar is None or _is_grammar(self.grammar),
-            f"grammar ({self.grammar!r}) must be a Grammar, or None for any text",
+            f"grammar ({shown(self.grammar)}) must be a Grammar, or None for any text",
         )
         self._check_what_needs_beams()
         _require(
@@ -301,6 +302,13 @@ def is_integer(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Whether ``value`` is an integer or a float, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """``value`` in at most 200 characters for a message, however large or deeply nested it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 200, 200
+    return short.repr(value)[:200]
 
 
 def _is_sampling(value: object) -> bool:

@@ -255,6 +255,10 @@ def test_a_json_schema_is_read_from_a_file(run: Run, opened: Any, tmp_path: Path
     assert status == 1
     assert "schema.json is no JSON (" in err
     assert "--json-schema takes a file with a JSON schema" in err
+    (tmp_path / "schema.json").write_text('{"not": ' * 100_000 + "{}" + "}" * 100_000)
+    status, _, err = run("run", "--json-schema", tmp_path / "schema.json", "A man.")
+    assert status == 1
+    assert "schema.json is no JSON (maximum recursion depth exceeded" in err
 
 
 def test_options_that_contradict_each_other_are_refused(run: Run, opened: Any) -> None:

@@ -15,10 +15,11 @@ from edgewise.errors import EngineError, InputError, MissingExtraError, Tokenize
 from edgewise.models.decode_options import Decoder, Options, log_softmax
 from edgewise.runtime.grammar import GrammarCompiler
 from edgewise.runtime.session import Session
+from edgewise.runtime.tokenizer import Tokenizer
 
 from ..tiny import END, START
 from .test_session import engine_of
-from .tiny_session import VOCAB_SIZE, session_for, tokenizer
+from .tiny_session import VOCAB_SIZE, session_for, tokenizer, tokenizer_json
 
 REGEX = "[ad]{1,2}"
 """Never one text alone to go on with, where llguidance would choose its tokens by itself."""
@@ -154,8 +155,14 @@ def test_a_prefix_has_to_obey() -> None:
 
 def test_what_no_grammar_is() -> None:
     session = session_for("translate")
-    with pytest.raises(InputError, match=r"llguidance refuses Grammar\(regex='\('.*unclosed group"):
+    with pytest.raises(InputError, match=r"llguidance refuses the regex '\(': .*unclosed group"):
         session.translate("A man", grammar=Grammar(regex="("))
+    with pytest.raises(InputError, match=r"llguidance refuses the json_schema \{'type': 5\}: "):
+        session.translate("A man", grammar=Grammar(json_schema={"type": 5}))
+    with pytest.raises(InputError, match=r"llguidance refuses the lark 'start' *: "):
+        session.translate("A man", grammar=Grammar(lark="start"))
+    with pytest.raises(InputError, match=r"refuses the json_schema \{'enum': \[<object .*not JSON serializable"):
+        session.translate("A man", grammar=Grammar(json_schema={"enum": [object()]}))
     with pytest.raises(InputError, match=r"grammar \('a\+'\) must be a Grammar, or None for any text"):
         session.translate("A man", grammar="a+")  # type: ignore[call-overload]
     with pytest.raises(InputError, match="a Grammar takes one of regex, json_schema and lark, these are 0"):
@@ -164,6 +171,27 @@ def test_what_no_grammar_is() -> None:
         Grammar(regex="a", lark="b")
     with pytest.raises(InputError, match=r"regex \(5\) must be a str"):
         Grammar(regex=5)  # type: ignore[arg-type]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"not": schema}
+    return schema
+
+
+def test_schemas_nested_too_deeply_are_refused_in_few_words() -> None:
+    with pytest.raises(InputError, match=r"refuses the json_schema \{'not': .*: maximum recursion depth") as caught:
+        session_for("translate").translate("A man", grammar=Grammar(json_schema=nested(5000)))
+    assert len(str(caught.value)) < 800
+    with pytest.raises(InputError, match=r"grammar \(\{'not': .*\) must be a Grammar") as caught:
+        session_for("translate").translate("A man", grammar=nested(5000))  # type: ignore[call-overload]
+    assert len(str(caught.value)) < 800
+    with pytest.raises(InputError, match=r"regex \(\{'not': .*\) must be a str"):
+        Grammar(regex=nested(5000))  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught:
+        session_for("translate").translate("A man", grammar=Grammar(regex="(" + "a" * 100_000))
+    assert len(str(caught.value)) < 800
 
 
 def test_without_the_library_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +205,68 @@ def test_a_tokenizer_that_the_library_cannot_read() -> None:
     subject.to_json = lambda: "{}"  # type: ignore[method-assign]
     with pytest.raises(TokenizerError, match="llguidance cannot read this bundle's tokenizer"):
         GrammarCompiler(subject, VOCAB_SIZE, END)
+
+
+@pytest.mark.usefixtures("capfd")
+def test_a_tokenizer_that_makes_the_library_panic() -> None:
+    """Its PanicException derives from BaseException, and would pass every ``except Exception``."""
+    data = json.loads(tokenizer_json())
+    vocabulary = data["model"]["vocab"]
+    vocabulary["<0xZZ>"] = vocabulary.pop("<0x41>")
+    with pytest.raises(TokenizerError, match=r"llguidance cannot read this bundle's tokenizer .*ParseIntError"):
+        GrammarCompiler(Tokenizer(json.dumps(data).encode()), VOCAB_SIZE, END)
+
+
+def test_a_grammar_that_the_library_fails_at_between_tokens() -> None:
+    grammar = Grammar(lark='start: " "? "Ein" x\nx: "b" x\n')  # never complete
+    with pytest.raises(EngineError, match=r"gave up on the grammar \(parser error: Too many items .*\): simplify it"):
+        session_for("translate").translate("A man", grammar=grammar)
+
+
+PanicException = type("PanicException", (BaseException,), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("start_without_prompt", "llguidance refuses the regex 'a': broken"),
+        ("compute_mask", r"llguidance gave up on the grammar \(broken\): simplify it"),
+        ("deep_copy", r"llguidance gave up on the grammar \(broken\): simplify it"),
+        ("commit_token", r"llguidance gave up on the grammar \(broken\): simplify it"),
+    ],
+)
+@pytest.mark.parametrize("thrown", [ValueError, PanicException])
+def test_whatever_the_parser_throws_is_typed(
+    monkeypatch: pytest.MonkeyPatch, name: str, wanted: str, thrown: type[BaseException]
+) -> None:
+    def throw(*_: Any) -> None:
+        raise thrown("broken\n<state>\nmuch more\n</state>")
+
+    class Breaking:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            setattr(self, name, throw)
+
+        def start_without_prompt(self) -> None:
+            pass
+
+        def compute_mask(self) -> tuple[bytes, str]:
+            return b"\1" * VOCAB_SIZE, ""
+
+        def deep_copy(self) -> Breaking:
+            return Breaking()
+
+    monkeypatch.setattr("llguidance.LLInterpreter", Breaking)
+    with pytest.raises((InputError, EngineError), match=wanted + "$"):
+        session_for("translate", end_bias=-50.0).translate("A man", grammar=Grammar(regex="a"))
+
+
+def test_an_interrupt_stays_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llguidance.LLInterpreter", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session_for("translate").translate("A man", grammar=Grammar(regex="a"))
 
 
 def test_a_grammar_that_the_library_gives_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
