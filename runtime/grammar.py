@@ -31,7 +31,7 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_id: int) -> None:
         self._library, self._size, self._end_id = _library(), vocab_size, end_id
-        self._last: tuple[Grammar, _State] | None = None
+        self._last: tuple[str, _State] | None = None
         file = tokenizer.to_json()
         self._tokenizer = guarded(
             lambda: self._library.LLTokenizer(file, n_vocab=vocab_size, eos_token=end_id),
@@ -51,10 +51,10 @@ class GrammarCompiler:
             return InputError(f"llguidance refuses the {form} {shown(value)}: {_reason(error)}")
 
         source = guarded(lambda: self._source(grammar), refused)
-        last = self._last  # the texts of a call share their grammar
-        if last is None or last[0] != grammar:
+        last = self._last  # the texts of a call share their grammar; a schema may change between calls
+        if last is None or last[0] != source:
             parser = guarded(lambda: self._begin(source), refused)
-            last = self._last = (grammar, _State(parser, self._size, self._end_id))
+            last = self._last = (source, _State(parser, self._size, self._end_id))
         return GrammarRule(last[1])
 
     def _begin(self, source: str) -> Any:

@@ -173,6 +173,18 @@ def test_what_no_grammar_is() -> None:
         Grammar(regex=5)  # type: ignore[arg-type]
 
 
+def test_schemas_that_are_equal_in_python_alone_and_a_schema_that_changes() -> None:
+    session = session_for("translate")
+    assert {"const": 1} == {"const": True}
+    assert session.translate("A man", grammar=Grammar(json_schema={"const": 1})).text == "1"
+    assert session.translate("A man", grammar=Grammar(json_schema={"const": True})).text == "true"
+    schema = {"const": "dog"}
+    grammar = Grammar(json_schema=schema)
+    assert session.translate("A man", grammar=grammar).text == '"dog"'
+    schema["const"] = "man"
+    assert session.translate("A man", grammar=grammar).text == '"man"'
+
+
 def nested(depth: int) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     for _ in range(depth):
