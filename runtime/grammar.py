@@ -91,7 +91,8 @@ class _State:
         if mask is not None:
             self.allowed[:] = np.frombuffer(mask, np.uint8)[:vocab_size] > 0
         elif parser.stop_reason() in ("NoExtension", "NoExtensionBias", "EndOfSentence"):
-            self.allowed[end_id] = True
+            # The library also stops where nothing can complete the text: then not even the end may come.
+            self.allowed[end_id] = parser.is_accepting()
         else:
             raise _gave_up(parser.stop_reason())
 

@@ -173,6 +173,12 @@ def test_what_no_grammar_is() -> None:
         Grammar(regex=5)  # type: ignore[arg-type]
 
 
+def test_a_text_that_nothing_can_complete_may_not_end() -> None:
+    """The class has no character, so no text matches; llguidance stops there as it does after a whole text."""
+    with pytest.raises(InputError, match="the options leave no token that may follow after 0 new ones"):
+        session_for("translate").translate("A man", grammar=Grammar(regex="a[^\\s\\S]"))
+
+
 def test_schemas_that_are_equal_in_python_alone_and_a_schema_that_changes() -> None:
     session = session_for("translate")
     assert {"const": 1} == {"const": True}
