@@ -69,7 +69,9 @@ class GrammarCompiler:
         """The grammar as the library wants it; a text may begin with the space that begins its first word."""
         matcher = self._library.LLMatcher
         if grammar.regex is not None:
-            return str(matcher.grammar_from_regex(f" ?(?:{grammar.regex})"))
+            # A terminal of its own: the pattern is read by itself, so no bracket or comment in it reaches the space.
+            pattern = self._library.regex_to_lark(grammar.regex, "")
+            return str(matcher.grammar_from_lark(f'start: TEXT\nTEXT: " "? PATTERN\nPATTERN: /{pattern}/\n'))
         if grammar.json_schema is not None:
             # Where white space is free, a model may write it without end.
             schema = {"x-guidance": {"whitespace_flexible": False}, **grammar.json_schema}

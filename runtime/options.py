@@ -68,7 +68,7 @@ class Sampling:
 class Grammar:
     """What a result must obey, in one of three forms; see :mod:`edgewise.runtime.grammar`.
 
-    ``regex``: a regular expression in the syntax of Rust's ``regex``: the whole
+    ``regex``: a regular expression in the syntax of Rust's ``regex``, without anchors and word boundaries: the whole
     text is matched. ``json_schema``: the text is JSON that obeys this schema. ``lark``: a grammar in llguidance's Lark,
     whose ``start`` must allow for the space that begins the first word.
 

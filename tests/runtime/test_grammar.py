@@ -173,6 +173,23 @@ def test_what_no_grammar_is() -> None:
         Grammar(regex=5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [("man)|(?:dog", "unopened group"), ("a^b", "lookarounds not supported"), ("\\bman", "lookarounds not supported")],
+    ids=["bracket", "anchor", "word boundary"],
+)
+def test_a_pattern_is_read_by_itself(pattern: str, why: str) -> None:
+    with pytest.raises(InputError, match=f"llguidance refuses the regex .*{why}"):
+        session_for("translate").translate("A man", grammar=Grammar(regex=pattern))
+
+
+@pytest.mark.parametrize("pattern", ["(?x) m a n  # (", "^man$", "(?x)man", "m/n|ma\n|man"])
+def test_patterns_that_end_in_a_comment_or_an_anchor_and_patterns_with_slashes(pattern: str) -> None:
+    found = session_for("translate").translate("A man", grammar=Grammar(regex=pattern))
+    assert found.hypotheses[0].finish_reason == "end"
+    assert re.fullmatch(pattern, found.text)
+
+
 def test_a_text_that_nothing_can_complete_may_not_end() -> None:
     """The class has no character, so no text matches; llguidance stops there as it does after a whole text."""
     with pytest.raises(InputError, match="the options leave no token that may follow after 0 new ones"):
