@@ -31,7 +31,7 @@ def load(
     ``path``: the bundle's folder, by default the translator inside the package. ``target``: one of ``TARGETS``, or
     ``auto`` for ``cpu`` where the bundle has it. ``precision``: one of ``PRECISIONS``, or ``auto`` for ``int8`` where
     the bundle has it, else ``fp32``. ``threads``: by default what the machine and the cgroup allow. ``verify=False``
-    leaves out the hashes, and nothing else.
+    leaves out the hashes, which are those of the chosen variant's files and of what all variants share.
 
     Raises:
         BundleError: the bundle is missing, damaged, unsafe, or of a newer format.
@@ -44,7 +44,12 @@ def load(
     if threads is not None and not is_count(threads):
         raise InputError(f"threads ({threads!r}) must be an integer of at least 1, or None for what the machine has")
     check_names(target, precision)
-    bundle = Bundle.open(path or EMBEDDED, verify, allow_hard_links=path is None)
+    bundle = Bundle.open(
+        path or EMBEDDED,
+        verify,
+        allow_hard_links=path is None,
+        choose=lambda manifest: choose(manifest, target, precision)[1],
+    )
     device, variant = choose(bundle.manifest, target, precision)
     from .engines import open_engine  # loads an engine's library, which a bundle that is refused need not wait for
 

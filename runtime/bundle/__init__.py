@@ -7,7 +7,7 @@ engine and no onnx package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,20 @@ class Bundle:
     verified: bool
 
     @classmethod
-    def open(cls, path: str | Path, verify: bool = True, *, allow_hard_links: bool = False) -> Bundle:
+    def open(
+        cls,
+        path: str | Path,
+        verify: bool = True,
+        *,
+        allow_hard_links: bool = False,
+        choose: Callable[[Manifest], Variant] | None = None,
+    ) -> Bundle:
         """Check the bundle at ``path`` and open it.
 
-        ``verify=False`` skips the hashes and the look for NaN in the weights, and nothing else. ``allow_hard_links`` is
-        for the bundle inside the installed package: uv and conda link package files out of their caches.
+        ``verify=False`` skips the hashes and the look for NaN in the weights, and nothing else. ``choose``: the variant
+        that will run; of the others neither is looked at, so that opening one does not read them all.
+        ``allow_hard_links`` is for the bundle inside the installed package: uv and conda link package files out of
+        their caches.
 
         Raises:
             BundleFormatError: no bundle there, or a manifest that is malformed, newer, or does not fit its graphs.
@@ -66,11 +75,14 @@ class Bundle:
         check_folder(root)
         manifest = read_manifest(root / MANIFEST_FILE)
         check_containment(root, manifest, allow_hard_links=allow_hard_links)
-        check_files(root, manifest, hashes=verify)
+        left_out = [v.folder for v in manifest.variants if v != choose(manifest)] if choose else []
+        check_files(root, manifest, hashes=verify, left_out=left_out)
         graphs = {file: _scan(root, manifest, variant.folder, file) for variant, file in _graph_files(manifest)}
         _check_signatures(manifest, graphs)
         if verify:
             for variant, file in _graph_files(manifest):
+                if variant.folder in left_out:
+                    continue
                 check_finite(root / variant.folder, graphs[file].external, file)
         return cls(path=root, manifest=manifest, graphs=graphs, verified=verify)
 

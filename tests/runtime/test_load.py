@@ -10,7 +10,7 @@ import pytest
 from edgewise.errors import BundleFormatError, InputError, TargetError
 from edgewise.runtime import engines
 from edgewise.runtime import load as module
-from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.bundle import Bundle, integrity
 from edgewise.runtime.load import EMBEDDED, choose, load
 
 from .tiny_session import manifest, model_for, tokenizer_json
@@ -25,7 +25,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, An
     model, asked = model_for("translate"), list[dict[str, Any]]()
     (tmp_path / "tokenizer.json").write_bytes(tokenizer_json())
 
-    def open_bundle(path: Path, verify: bool, *, allow_hard_links: bool) -> Bundle:
+    def open_bundle(path: Path, verify: bool, *, allow_hard_links: bool, **_: Any) -> Bundle:
         asked.append({"path": path, "verify": verify, "allow_hard_links": allow_hard_links})
         made = manifest("translate", model, variants=ALL)
         return Bundle(path=tmp_path, manifest=made, graphs={}, verified=verify)
@@ -112,3 +112,18 @@ def test_threads_are_counted(threads: Any) -> None:
 def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleFormatError, match="nowhere"):
         load(tmp_path / "nowhere")
+
+
+def test_hashes_of_other_variants_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chosen variant's files and the shared ones are read; the embedded bundle has two variants."""
+    read: list[str] = []
+    digest = integrity.file_digest
+
+    def noted(file: Path) -> str:
+        read.append(file.relative_to(EMBEDDED).parts[0])
+        return digest(file)
+
+    monkeypatch.setattr(integrity, "file_digest", noted)
+    load(target="cpu", precision="int8").close()
+    assert {"cpu-int8", "tokenizer.json", "reference"} <= set(read)
+    assert "openvino-int8" not in read
