@@ -383,7 +383,7 @@ def _add_export(commands: Commands) -> None:
         "source",
         type=Path,
         metavar="SRC",
-        help="folder of the checkpoint, edgewise's own or one as Hugging Face writes it",
+        help="the checkpoint: a folder of edgewise's own, one as Hugging Face writes it, or a GGUF file",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the new bundle")
     parser.add_argument("--target", action="append", choices=TARGETS, help="repeat for several (default: all)")

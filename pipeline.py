@@ -105,7 +105,8 @@ def export_bundle(
     progress: Progress,
     kernels: KernelChooser = measured_kernels,
 ) -> BuildReport:
-    """Make the bundle ``out`` from the checkpoint folder ``source``, edgewise's own or one of Hugging Face's.
+    """Make the bundle ``out`` from the checkpoint ``source``: a folder of edgewise's own, one of Hugging Face's, or a
+    GGUF file.
 
     With ``evaluation`` (texts, and their translations) every quantized variant is compared with fp32 on its target, and
     a loss of more than ``max_drop`` BLEU refuses the build. ``out`` appears whole or not at all; an older bundle there
@@ -173,7 +174,7 @@ class _Builder:
         self.variants: list[Variant] = []
         self.cases: ReferenceCases | None = None
         self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
-        shutil.copyfile(checkpoint.tokenizer_file, folder / TOKENIZER_FILE)
+        checkpoint.write_tokenizer(folder / TOKENIZER_FILE)
         (folder / LICENSE_FILE).write_text(checkpoint.notice or f"{NO_LICENCE}\n", encoding="utf-8")
 
     def record(self) -> None:

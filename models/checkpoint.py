@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +44,8 @@ class Checkpoint:
     """A checkpoint in memory: the network in float32 and evaluation mode, and what the folder says of it.
 
     ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``. ``beam_size``:
-    with how many beams it is decoded where nobody says.
+    with how many beams it is decoded where nobody says. ``made_tokenizer``: the contents of a ``tokenizer.json`` where
+    none lies in ``folder``.
     """
 
     model: Transformer
@@ -53,11 +56,19 @@ class Checkpoint:
     training: dict[str, Any]
     notice: str
     beam_size: int = 5
+    made_tokenizer: str | None = None
 
     @property
     def tokenizer_file(self) -> Path:
-        """Where the tokenizer lies."""
+        """Where the tokenizer lies, if it was not made."""
         return self.folder / TOKENIZER
+
+    def write_tokenizer(self, file: Path) -> None:
+        """Put the ``tokenizer.json`` there."""
+        if self.made_tokenizer is None:
+            shutil.copyfile(self.tokenizer_file, file)
+        else:
+            file.write_text(self.made_tokenizer, encoding="utf-8")
 
     @property
     def sha256(self) -> str:
@@ -116,6 +127,12 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         training=read_json(folder / TRAINING),
         notice=notice.read_text() if notice.is_file() else "",
     )
+
+
+def plain_name(text: str) -> str:
+    """A name that a bundle may have: a letter first, then letters, digits, ``_``, ``.`` and ``-``."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:60]
+    return name if re.match(r"[A-Za-z]", name) else f"m-{name}"
 
 
 def read_json(file: Path) -> Any:

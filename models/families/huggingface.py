@@ -14,7 +14,7 @@ import tokenizers
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, read_json, read_tensors
+from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, plain_name, read_json, read_tensors
 from . import family_of
 from .family import Facts, build
 from .sentence import read_sentences
@@ -160,8 +160,7 @@ def _name(folder: Path) -> str:
     path = folder.resolve()
     if path.parent.name == "snapshots":
         path = Path(path.parent.parent.name.rpartition("--")[2])
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", path.name)[:60]
-    return name if re.match(r"[A-Za-z]", name) else f"m-{name}"
+    return plain_name(path.name)
 
 
 def _notice(folder: Path) -> str:

@@ -8,6 +8,7 @@
 ``repack.py``       the same integers in the block layout of ONNX Runtime's ``MatMulNBits``
 ``llama.py``        a Llama's hyper-parameters and weights; ``hugging_face.py`` names them as there
 ``vocabulary.py``   the tokens of a file; ``tokenizer.py`` makes a ``tokenizer.json`` of them
+``checkpoint.py``   :func:`read_gguf`: all of it as a checkpoint to export
 ==================  ========================================================================
 
 Source: the GGUF specification, ``docs/gguf.md`` of ggml, and the block layouts of ``ggml-common.h``.

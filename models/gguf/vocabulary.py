@@ -36,7 +36,8 @@ class Vocabulary:
 
     ``model`` is ``gpt2`` (byte-level BPE with ``merges``) or ``llama`` (SentencePiece BPE with ``scores``);
     ``pre_tokenizer`` names how ``gpt2`` splits a text first. A text begins with ``start_id`` where ``adds_start`` and
-    ends with ``end_id`` where ``adds_end``. ``end_ids`` are all tokens after which generation stops.
+    ends with ``end_id`` where ``adds_end``. ``turn_end_id``: what ends a turn of a chat, where the file states it.
+    ``end_ids`` are all tokens after which generation stops.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Vocabulary:
     scores: NDArray[np.float32]
     start_id: int | None
     end_id: int | None
+    turn_end_id: int | None
     unknown_id: int | None
     pad_id: int | None
     adds_start: bool | None
@@ -75,7 +77,8 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
     sentencepiece = model == "llama"
     end_id = _id(file, "eos", len(tokens), 2 if sentencepiece else None)
     ends = {index for index, token in enumerate(tokens) if token in END_TEXTS and types[index] == CONTROL}
-    ends |= {i for i in (end_id, *(_id(file, name, len(tokens)) for name in ("eot", "eom"))) if i is not None}
+    turn_end_id = _id(file, "eot", len(tokens))
+    ends |= {i for i in (end_id, turn_end_id, _id(file, "eom", len(tokens))) if i is not None}
     adds_start = "tokenizer.ggml.add_bos_token"
     return Vocabulary(
         model=model,
@@ -86,6 +89,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         scores=_numbers(file, "scores", len(tokens), 0, np.dtype(np.float32)),
         start_id=_id(file, "bos", len(tokens), 1 if sentencepiece else None),
         end_id=end_id,
+        turn_end_id=turn_end_id,
         unknown_id=_id(file, "unknown", len(tokens), 0 if sentencepiece else None),
         pad_id=_id(file, "padding", len(tokens)),
         adds_start=lookup(file, adds_start, bool) if adds_start in file.metadata else None,
