@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,12 @@ Overflow = Literal["error", "truncate"]
 EarlyStopping = bool | Literal["never"]
 Phrase = str | Sequence[int]
 """A text, which the bundle's tokenizer splits as it would split it alone, or token ids."""
+
+MAX_BEAMS = 1 << 24
+"""As many as the largest vocabulary has tokens."""
+MAX_PATIENCE = 100
+MAX_DEADLINE = 10**9
+"""Seconds, about 31 years: clocks and waits of every platform can add it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,18 +184,24 @@ class DecodingOptions:
 
     def _check_search(self) -> None:
         for name in ("beam_size", "n_best", "beam_groups"):
+            value = getattr(self, name)
             _require(
-                is_count(getattr(self, name)), f"{name} ({getattr(self, name)!r}) must be an integer of at least 1"
+                is_count(value) and value <= MAX_BEAMS,
+                f"{name} ({value!r}) must be an integer of at least 1 and at most {MAX_BEAMS}",
             )
-        _require_least("length_penalty", self.length_penalty, 0)
-        _require_least("diversity_penalty", self.diversity_penalty, 0)
+        for name, most in (("length_penalty", 10), ("diversity_penalty", 100)):
+            value = getattr(self, name)
+            _require(
+                is_number(value) and 0 <= value <= most,
+                f"{name} ({value!r}) must be a number of at least 0 and at most {most}",
+            )
         _require(
             isinstance(self.early_stopping, bool) or self.early_stopping == "never",
             f"early_stopping ({self.early_stopping!r}) must be False, True or 'never'",
         )
         _require(
-            is_number(self.patience) and 0 < self.patience < math.inf,
-            f"patience ({self.patience!r}) must be a number above 0",
+            is_number(self.patience) and 0 < self.patience <= MAX_PATIENCE,
+            f"patience ({self.patience!r}) must be a number above 0 and at most {MAX_PATIENCE}",
         )
         for name in ("alternatives", "max_new_tokens", "no_repeat_ngram"):
             value = getattr(self, name)
@@ -197,8 +210,9 @@ class DecodingOptions:
                 f"{name} ({value!r}) must be an integer of at least 1, or None for the default",
             )
         _require(
-            self.deadline is None or (is_number(self.deadline) and self.deadline >= 0),
-            f"deadline ({self.deadline!r}) must be a number of seconds of at least 0, or None for no deadline",
+            self.deadline is None or (is_number(self.deadline) and 0 <= self.deadline <= MAX_DEADLINE),
+            f"deadline ({self.deadline!r}) must be a number of seconds of at least 0 and at most {MAX_DEADLINE}, or "
+            "None for no deadline",
         )
 
     def _check_rules(self) -> None:
@@ -300,8 +314,10 @@ def is_integer(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is an integer or a float, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether ``value`` is a float or an integer that has a float, and no truth value."""
+    if isinstance(value, float):
+        return True
+    return is_integer(value) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 
 def shown(value: object) -> str:
@@ -325,13 +341,6 @@ def _is_text(value: object) -> bool:
 
 def _are_ids(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0 and all(map(is_integer, value))
-
-
-def _require_least(name: str, value: object, least: float) -> None:
-    _require(
-        is_number(value) and least <= value < math.inf,  # type: ignore[operator]
-        f"{name} ({value!r}) must be a number of at least {least}",
-    )
 
 
 def _require(condition: bool, message: str) -> None:
