@@ -45,7 +45,7 @@ def prepare_prompt(
     """Text, after the start token where the model has one there, for a decoder alone.
 
     A text beyond the context is refused, or loses its beginning. A shortened prompt leaves room for ``max_new_tokens``,
-    by default ``EXTRA_TOKENS`` or half of the context.
+    by default ``EXTRA_TOKENS`` or half of the context, and ``min_new_tokens`` at least.
 
     Raises:
         ContextLengthError: too long, and ``options.overflow`` is ``error``.
@@ -57,7 +57,8 @@ def prepare_prompt(
         return Prepared(ids=model.prompt(ids))
     if options.overflow == "error":
         raise too_long(name, len(ids) + specials, manifest.max_context)
-    wanted = options.max_new_tokens or min(EXTRA_TOKENS, manifest.max_context // 2)
+    default = min(EXTRA_TOKENS, manifest.max_context // 2)
+    wanted = options.max_new_tokens or max(default, options.min_new_tokens)
     kept = max(1, manifest.max_context - wanted)
     return Prepared(ids=model.prompt(ids[-kept:]), truncated=True)
 
@@ -68,20 +69,25 @@ def default_new_tokens(source_tokens: int, max_context: int) -> int:
 
 
 def new_token_limit(manifest: Manifest, source_tokens: int, options: DecodingOptions, name: str) -> int:
-    """Most new tokens for one text. The decoder reads its prompt and every new token but the last.
+    """Most new tokens for one text, by default no fewer than ``options.min_new_tokens``.
+
+    The decoder reads its prompt and every new token but the last.
 
     Raises:
-        ContextLengthError: ``options.max_new_tokens`` is more than fits, and ``options.overflow`` is ``error``.
+        ContextLengthError: ``options.max_new_tokens``, or without it ``options.min_new_tokens``, is more than fits, and
+            ``options.overflow`` is ``error``.
     """
     prompt = 1 if manifest.model.encoder else source_tokens
     room = manifest.max_context + 1 - prompt
-    wanted = options.max_new_tokens
-    if wanted is not None and wanted > room and options.overflow == "error":
+    option = "min_new_tokens" if options.max_new_tokens is None else "max_new_tokens"
+    asked: int = getattr(options, option)
+    if asked > room and options.overflow == "error":
         raise ContextLengthError(
-            f"max_new_tokens ({wanted}) does not fit: {name} leaves room for {room} in the context of "
+            f"{option} ({asked}) does not fit: {name} leaves room for {room} in the context of "
             f"{manifest.max_context} tokens; lower it, or pass overflow='truncate'"
         )
-    return min(room, wanted or default_new_tokens(source_tokens, manifest.max_context))
+    default = default_new_tokens(source_tokens, manifest.max_context)
+    return min(room, options.max_new_tokens or max(default, asked))
 
 
 def prepare_prefix(tokenizer: Tokenizer, text: str, limit: int, options: DecodingOptions, name: str) -> tuple[int, ...]:

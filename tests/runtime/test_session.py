@@ -413,6 +413,20 @@ def test_by_default_a_result_may_be_fifty_tokens_longer_than_its_source() -> Non
     assert len(session.translate("A man").tokens) == min(len(tokenizer().encode("A man")) + 1 + 50, 64)
 
 
+def test_the_default_gives_way_to_the_fewest_tokens_asked_for() -> None:
+    session = session_for("translate", end_bias=50.0)
+    default = len(tokenizer().encode("A")) + 1 + 50
+    assert default < 60
+    assert [len(r.tokens) for r in session.translate(["A"], min_new_tokens=60)] == [60]
+    with pytest.raises(ContextLengthError, match=r"min_new_tokens \(65\) does not fit: text 0 leaves room for 64 in"):
+        session.translate("A", min_new_tokens=65)
+    assert len(session.translate("A", min_new_tokens=65, overflow="truncate").tokens) == 64
+    prompt = session_for("generate", end_bias=50.0)
+    found = prompt.generate(LONG, overflow="truncate", min_new_tokens=40)
+    assert found.truncated
+    assert len(found.tokens) >= 40
+
+
 def test_a_target_beyond_the_context_cannot_be_scored() -> None:
     with pytest.raises(
         ContextLengthError, match=r"target 0 has \d+ tokens, more than the 64 this model reads: shorten"
