@@ -140,9 +140,9 @@ class Session:
         self._engine: Engine | None = engine
         self._grammars: GrammarCompiler | None = None
         self._pid = os.getpid()
-        if tokenizer.vocab_size > self.manifest.model.vocab_size:
+        if (greatest := tokenizer.greatest_id) >= (size := self.manifest.model.vocab_size):
             raise TokenizerError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {self.manifest.model.vocab_size}: "
+                f"the tokenizer has the token id {greatest}, and the model's vocabulary ends at {size - 1}: "
                 "it is another model's; export the bundle again"
             )
 

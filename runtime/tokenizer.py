@@ -66,6 +66,11 @@ class Tokenizer:
         added = self._library.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
 
+    @property
+    def greatest_id(self) -> int:
+        """Of all tokens, added ones included; ids may have gaps, so it says more than their number. -1 without any."""
+        return max(self._library.get_vocab().values(), default=-1)
+
     @classmethod
     def open(cls, path: Path) -> Tokenizer:
         """Read a file.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from edgewise.errors import ContextLengthError, EngineError, InputError, TokenizerError
@@ -447,12 +448,22 @@ def test_nan_logits_are_an_engine_error() -> None:
             call(session)
 
 
-def test_another_models_tokenizer_is_refused() -> None:
+@pytest.mark.parametrize("added", [False, True], ids=["vocabulary", "added tokens"])
+def test_another_models_tokenizer_is_refused(added: bool) -> None:
+    """By its greatest id: of its tokens alone there may be few enough."""
     session = session_for("translate")
-    subject = tokenizer()
-    subject.vocab_size = 331
-    with pytest.raises(TokenizerError, match="the tokenizer has 331 tokens, the model 330: it is another model's"):
-        Session(session.bundle, session.variant, session.engine, subject)
+    vocabulary = {"<unk>": 0, "a": 1, "b": 329 if added else 330}
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+
+    def opened() -> Session:
+        return Session(session.bundle, session.variant, session.engine, Tokenizer(library.to_str().encode()))
+
+    if added:
+        opened()
+        library.add_tokens([f"new{i}" for i in range(328)])  # ids from 3 on
+    message = "the tokenizer has the token id 330, and the model's vocabulary ends at 329: it is another model's"
+    with pytest.raises(TokenizerError, match=message):
+        opened()
 
 
 def test_a_session_describes_itself() -> None:
