@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError, TokenizerError
+from .arguments import Batching, check_names, count, each, listed, one_by_one
 from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
@@ -29,7 +30,7 @@ from .inputs import (
     resolve_tokens,
 )
 from .interrupt import Cancellation, Watch
-from .options import DecodingOptions, EarlyStopping, Grammar, Overflow, Phrase, Sampling, is_count
+from .options import DecodingOptions, EarlyStopping, Grammar, Overflow, Phrase, Sampling
 from .results import (
     Classification,
     Embedding,
@@ -200,7 +201,8 @@ class Session:
         :class:`~edgewise.runtime.options.DecodingOptions`.
         """
         self._require("translate", "translate")
-        found = self._decode(_listed(texts), arguments)
+        check_names("translate", arguments, DecodingArguments.__optional_keys__)
+        found = self._decode(listed(texts), arguments)
         return found[0] if isinstance(texts, str) else found
 
     @overload
@@ -215,7 +217,8 @@ class Session:
         The text of a result is what follows its prompt. Prompts of equal length in tokens go through together.
         """
         self._require("generate", "generate")
-        found = self._decode(_listed(prompts), arguments)
+        check_names("generate", arguments, DecodingArguments.__optional_keys__)
+        found = self._decode(listed(prompts), arguments)
         return found[0] if isinstance(prompts, str) else found
 
     def translate_iter(self, texts: Iterable[str], **arguments: Unpack[DecodingArguments]) -> Iterator[Generation]:
@@ -224,11 +227,13 @@ class Session:
         ``READ_AHEAD`` batches of texts are read before their first result, to find texts of similar length.
         """
         self._require("translate_iter", "translate")
+        check_names("translate_iter", arguments, DecodingArguments.__optional_keys__)
         return self._decode_iter(texts, arguments)
 
     def generate_iter(self, prompts: Iterable[str], **arguments: Unpack[DecodingArguments]) -> Iterator[Generation]:
         """As :meth:`generate`, for prompts that need not fit in memory; see :meth:`translate_iter`."""
         self._require("generate_iter", "generate")
+        check_names("generate_iter", arguments, DecodingArguments.__optional_keys__)
         return self._decode_iter(prompts, arguments)
 
     def stream(self, text: str, **arguments: Unpack[StreamArguments]) -> Iterator[str]:
@@ -239,10 +244,11 @@ class Session:
         the decoding.
         """
         self._require("stream", "translate", "generate")
+        check_names("stream", arguments, StreamArguments.__optional_keys__)
         options = self._options({"beam_size": 1, **arguments})
         if (results := max(options.n_best, options.rows if options.beam_size == 1 else 1)) > 1:
             raise InputError(f"stream gives one result, and {results} are asked for: call translate or generate")
-        (prefix,) = _each(arguments.get("prefix", ""), 1)
+        (prefix,) = each(arguments.get("prefix", ""), 1)
         request = self._request(text, options, "text", prefix)
         watch = Watch(arguments.get("cancellation"), options.deadline)
         prompt = self._prompt(request.source)
@@ -265,7 +271,7 @@ class Session:
         self._require("score", "translate", "generate")
         if (self.manifest.task == "translate") != (targets is not None):
             raise InputError("score takes sources and targets of a translation bundle, and only texts of another one")
-        found = self._score(_listed(sources), None if targets is None else _listed(targets), _count(batch_size))
+        found = self._score(listed(sources), None if targets is None else listed(targets), count(batch_size))
         return found[0] if isinstance(sources, str) else found
 
     @overload
@@ -277,6 +283,7 @@ class Session:
     def encode(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Encoding | list[Encoding]:
         """Hidden states of an encoder-only model, a row a token, special tokens included."""
         self._require("encode", "fill_mask", "classify", "embed")
+        check_names("encode", arguments, EncodingArguments.__optional_keys__)
         found = [
             Encoding(tokens=source.ids, truncated=source.truncated, hidden=hidden)
             for source, hidden, _ in self._encoded(texts, **arguments)
@@ -294,6 +301,7 @@ class Session:
     ) -> Classification | list[Classification]:
         """The class of each text, with the probabilities of all classes."""
         self._require("classify", "classify")
+        check_names("classify", arguments, EncodingArguments.__optional_keys__)
         encoded = self._encoded(texts, **arguments)
         found = [classification(self.manifest, source, logits) for source, _, logits in encoded]
         return found[0] if isinstance(texts, str) else found
@@ -307,6 +315,7 @@ class Session:
     def embed(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Embedding | list[Embedding]:
         """One vector for each text, pooled and normalized as the bundle's model says."""
         self._require("embed", "embed")
+        check_names("embed", arguments, EncodingArguments.__optional_keys__)
         found = [
             Embedding(tokens=source.ids, truncated=source.truncated, vector=vector)
             for source, _, vector in self._encoded(texts, **arguments)
@@ -321,7 +330,8 @@ class Session:
         ``(N, M)`` for ``N`` and ``M`` texts; one text in place of a list is a list of one. Each text is embedded once.
         """
         self._require("similarity", "embed")
-        sides = _listed(left), _listed(right)
+        check_names("similarity", arguments, EncodingArguments.__optional_keys__)
+        sides = listed(left), listed(right)
         texts = list(dict.fromkeys([*sides[0], *sides[1]]))
         vectors = {t: e.vector for t, e in zip(texts, self.embed(texts, **arguments), strict=True)}
         return cosines(*([vectors[text] for text in side] for side in sides))
@@ -332,7 +342,7 @@ class Session:
         ids, place = masked_tokens(self.tokenizer, self.manifest, text)
         model = self.manifest.model
         [(_, logits)] = encode_all(self.engine, model, [(*ids, model.end_id)], [place], 1, self._check)
-        return fills(self.tokenizer, ids, place, logits, _count(top, "top"))
+        return fills(self.tokenizer, ids, place, logits, count(top, "top"))
 
     def verify(self, progress: Progress | None = None) -> VerificationReport:
         """Replay the bundle's reference cases on this engine; ``progress(done, cases)`` is called after each."""
@@ -401,20 +411,18 @@ class Session:
     def _decode(self, texts: list[str], arguments: DecodingArguments) -> list[Generation]:
         options = self._options(arguments)
         watch = Watch(arguments.get("cancellation"), options.deadline)
-        prefixes = _each(arguments.get("prefix", ""), len(texts))
-        return self._decoded(list(zip(texts, prefixes, strict=True)), options, watch, arguments)
+        prefixes = each(arguments.get("prefix", ""), len(texts))
+        return self._decoded(list(zip(texts, prefixes, strict=True)), options, watch, _batching(arguments))
 
     def _decode_iter(self, texts: Iterable[str], arguments: DecodingArguments) -> Iterator[Generation]:
-        options, prefix = self._options(arguments), arguments.get("prefix", "")
+        options, batching = self._options(arguments), _batching(arguments)
         watch = Watch(arguments.get("cancellation"), options.deadline)
-        if isinstance(texts, str) or not isinstance(prefix, str):
-            raise InputError("an iterator takes an iterable of texts, and one prefix for all of them")
-        rest, window = iter(texts), READ_AHEAD * _count(arguments.get("batch_size", BATCH_SIZE))
+        rest, window = one_by_one(texts, arguments.get("prefix", "")), READ_AHEAD * batching.batch_size
 
         def results() -> Iterator[Generation]:
             first = 0
-            while chunk := [(text, prefix) for text in islice(rest, window)]:
-                yield from self._decoded(chunk, options, watch, arguments, first)
+            while chunk := list(islice(rest, window)):
+                yield from self._decoded(chunk, options, watch, batching, first)
                 first += len(chunk)
 
         return results()
@@ -424,22 +432,21 @@ class Session:
         texts: list[tuple[str, str]],
         options: DecodingOptions,
         watch: Watch,
-        arguments: DecodingArguments,
+        batching: Batching,
         first: int = 0,
     ) -> list[Generation]:
         """Decode texts, each with its prefix; the first of them is text ``first``."""
-        most = arguments.get("max_batch_tokens")
         requests = [self._request(t, options, f"text {i}", p) for i, (t, p) in enumerate(texts, start=first)]
         found = decode_all(
             self.engine,
             self.manifest.model,
             requests,
             options,
-            _count(arguments.get("batch_size", BATCH_SIZE)),
+            batching.batch_size,
             self._check,
             watch=watch,
-            progress=arguments.get("progress"),
-            max_batch_tokens=None if most is None else _count(most, "max_batch_tokens"),
+            progress=batching.progress,
+            max_batch_tokens=batching.max_batch_tokens,
         )
         return [self._generation(r.source, *answer, options) for r, answer in zip(requests, found, strict=True)]
 
@@ -477,30 +484,15 @@ class Session:
     def _encoded(
         self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE
     ) -> list[tuple[Prepared, Floats, Floats]]:
-        sources = self._sources(_listed(texts), overflow)
+        sources = self._sources(listed(texts), overflow)
         ids = [source.ids for source in sources]
-        found = encode_all(self.engine, self.manifest.model, ids, None, _count(batch_size), self._check)
+        found = encode_all(self.engine, self.manifest.model, ids, None, count(batch_size), self._check)
         return [(source, *states) for source, states in zip(sources, found, strict=True)]
 
 
-def _listed(texts: str | Texts) -> list[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, list | tuple):
-        raise InputError(f"texts is {type(texts).__name__}, expected a string or a list of strings")
-    return list(texts)
-
-
-def _each(prefix: str | Sequence[str], texts: int) -> list[str]:
-    """A prefix for every text."""
-    if isinstance(prefix, str):
-        return [prefix] * texts
-    if not isinstance(prefix, list | tuple) or len(prefix) != texts:
-        raise InputError(f"prefix ({prefix!r}) must be a string, or a list of one for each of {texts} texts")
-    return list(prefix)
-
-
-def _count(value: int, name: str = "batch_size") -> int:
-    if not is_count(value):
-        raise InputError(f"{name} ({value!r}) must be an integer of at least 1")
-    return value
+def _batching(arguments: DecodingArguments) -> Batching:
+    return Batching(
+        batch_size=arguments.get("batch_size", BATCH_SIZE),
+        max_batch_tokens=arguments.get("max_batch_tokens"),
+        progress=arguments.get("progress"),
+    )

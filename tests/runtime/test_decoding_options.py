@@ -445,7 +445,10 @@ def test_an_iterator_names_texts_by_their_place_and_checks_arguments_at_once() -
         list(results)
     with pytest.raises(InputError, match=r"beam_size \(0\)"):
         session.translate_iter([], beam_size=0)
-    for texts_, prefix in (("A man", ""), (["A man"], ["Ein"])):
+    with pytest.raises(InputError, match=r"progress \(5\) must be a function"):
+        session.translate_iter([], progress=5)  # type: ignore[arg-type]
+    bad: list[Any] = [("A man", ""), (5, ""), (["A man"], ["Ein"])]
+    for texts_, prefix in bad:
         with pytest.raises(InputError, match="an iterator takes an iterable of texts, and one prefix for all of them"):
             session.translate_iter(texts_, prefix=prefix)
 

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -328,6 +329,8 @@ def test_a_method_of_another_task_is_refused(method: str, task: str) -> None:
         ({"max_new_tokens": 0}, r"max_new_tokens \(0\) must be"),
         ({"batch_size": 0}, r"batch_size \(0\) must be an integer of at least 1"),
         ({"overflow": "drop"}, r"overflow \('drop'\) must be"),
+        ({"max_batch_tokens": 0}, r"max_batch_tokens \(0\) must be an integer of at least 1"),
+        ({"progress": 5}, r"progress \(5\) must be a function of \(done, texts\), or None"),
     ],
     ids=str,
 )
@@ -336,11 +339,37 @@ def test_options_are_checked(arguments: dict[str, Any], message: str) -> None:
         session_for("translate").translate("A man", **arguments)
 
 
-def test_misspelt_options_are_type_errors() -> None:
-    with pytest.raises(TypeError, match="beams"):
-        session_for("translate").translate("A man", beams=3)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="beams"):
-        session_for("classify").classify("A man", beams=3)  # type: ignore[call-overload]
+@pytest.mark.parametrize(
+    ("task", "method", "arguments"),
+    [
+        ("translate", "translate", {"beams": 3}),
+        ("translate", "translate_iter", {"beams": 3}),
+        ("translate", "stream", {"batch_size": 3, "max_batch_tokens": 8, "progress": print}),
+        ("generate", "generate", {"top": 3}),
+        ("generate", "generate_iter", {"top": 3}),
+        ("classify", "classify", {"beams": 3}),
+        ("classify", "encode", {"beams": 3, "prefix": "A"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_method_names_arguments_that_it_lacks(task: Any, method: str, arguments: dict[str, Any]) -> None:
+    session = session_for(task)
+    with pytest.raises(InputError, match=f"^{method} takes no {', '.join(arguments)}, it takes .*overflow.*: leave it"):
+        getattr(session, method)("A man", **arguments)
+
+
+def test_embedding_names_arguments_that_it_lacks() -> None:
+    base = session_for("fill_mask")
+    spec = replace(base.manifest.model, head="embedding", pooling="mean")
+    bundle = replace(base.bundle, manifest=replace(base.manifest, task="embed", model=spec))
+    session: Any = Session(bundle, base.variant, base.engine, base.tokenizer)
+    with pytest.raises(InputError, match="^embed takes no top, it takes batch_size, overflow: leave it out"):
+        session.embed("A man", top=3)
+    with pytest.raises(InputError, match="^similarity takes no top, it takes batch_size, overflow: leave it out"):
+        session.similarity("A man", "A man", top=3)
+
+
+def test_options_of_encoders_are_checked() -> None:
     with pytest.raises(InputError, match=r"overflow \('drop'\)"):
         session_for("classify").classify("A man", overflow="drop")  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"top \(0\) must be an integer of at least 1"):
