@@ -63,12 +63,13 @@ def plan_batches(
     *,
     equal: bool = False,
     most_tokens: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """Split items into batches of at most ``most``, longest first. Returns lists of indices.
 
     ``bytes_each(length)``: what one row padded to ``length`` takes; a batch stays within ``budget`` bytes. ``equal``
     puts only items of the same length together. A batch of several items, each padded to the longest, has
-    ``most_tokens`` tokens at most.
+    ``most_tokens`` tokens at most. ``names`` of the items begin messages, by default ``text`` and their index.
 
     Raises:
         InputError: one item alone exceeds the budget.
@@ -78,7 +79,8 @@ def plan_batches(
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if room == 0 or (equal and lengths[i] != longest):
             longest = lengths[i]
-            room = min(most, _rows_that_fit(i, bytes_each(longest), budget))
+            name = names[i] if names else f"text {i}"
+            room = min(most, _rows_that_fit(name, bytes_each(longest), budget))
             if most_tokens is not None:
                 room = min(room, max(1, most_tokens // longest))
             batches.append([])
@@ -87,11 +89,11 @@ def plan_batches(
     return batches
 
 
-def _rows_that_fit(item: int, needed: int, budget: int) -> int:
+def _rows_that_fit(name: str, needed: int, budget: int) -> int:
     if needed > budget:
         raise InputError(
-            f"text {item} would need about {needed >> 20} MiB of memory and {budget >> 20} MiB may be used: "
-            "shorten it, or lower beam_size or max_new_tokens"
+            f"{name} would need about {needed >> 20} MiB of memory and {budget >> 20} MiB may be used: "
+            "shorten it, or lower beam_size, samples, alternatives or max_new_tokens"
         )
     return budget // max(1, needed)
 

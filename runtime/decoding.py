@@ -120,14 +120,7 @@ def decode_all(
     padding included, than ``max_batch_tokens``. What ``watch`` ends is given back as it stands.
     """
     watch = watch or Watch()
-    batches = plan_batches(
-        [len(request.source.ids) for request in requests],
-        lambda length: _bytes_of(model, length, max(r.limit for r in requests), options.rows),
-        batch_size,
-        memory_budget(),
-        equal=model.encoder is None,
-        most_tokens=max_batch_tokens,
-    )
+    batches = batches_of(model, requests, options, batch_size, max_batch_tokens)
 
     def results() -> Iterator[list[tuple[list[TokenHypothesis], Timings]]]:
         done = 0
@@ -138,6 +131,30 @@ def decode_all(
                 progress(done, len(requests))
 
     return in_order(batches, results())
+
+
+def batches_of(
+    model: ModelSpec,
+    requests: Sequence[Request],
+    options: DecodingOptions,
+    batch_size: int,
+    max_batch_tokens: int | None = None,
+) -> list[list[int]]:
+    """Which requests go together, as :func:`decode_all` says, within the memory that is free.
+
+    Raises:
+        InputError: one request alone would take more.
+    """
+    longest = max((request.limit for request in requests), default=0)
+    return plan_batches(
+        [len(request.source.ids) for request in requests],
+        lambda length: _bytes_of(model, length, longest, options.rows),
+        batch_size,
+        memory_budget(),
+        equal=model.encoder is None,
+        most_tokens=max_batch_tokens,
+        names=[request.name for request in requests],
+    )
 
 
 def _bytes_of(model: ModelSpec, length: int, limit: int, beams: int) -> int:

@@ -17,7 +17,7 @@ from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
 from .decoding import Progress as Done
-from .decoding import Request, decode_all, encode_all, score_all
+from .decoding import Request, batches_of, decode_all, encode_all, score_all
 from .encoders import classification, cosines, fills, masked_tokens
 from .engine import Engine, Floats
 from .inputs import (
@@ -253,6 +253,7 @@ class Session:
         watch = Watch(arguments.get("cancellation"), options.deadline)
         prompt = self._prompt(request.source)
         model = self.manifest.model
+        batches_of(model, [request], options, 1)  # refuses what memory does not hold
         return stream_pieces(self.engine, model, request, options, self.tokenizer, prompt, self._check, watch)
 
     @overload

@@ -13,7 +13,7 @@ import edgewise
 from edgewise.errors import ContextLengthError, InputError
 from edgewise.models import decode_options
 from edgewise.models.decode_options import Naive, Options
-from edgewise.runtime import interrupt
+from edgewise.runtime import decoding, interrupt
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
 
@@ -451,6 +451,16 @@ def test_an_iterator_names_texts_by_their_place_and_checks_arguments_at_once() -
     for texts_, prefix in bad:
         with pytest.raises(InputError, match="an iterator takes an iterable of texts, and one prefix for all of them"):
             session.translate_iter(texts_, prefix=prefix)
+
+
+def test_a_text_too_large_for_memory_is_named_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_for("translate")
+    monkeypatch.setattr(decoding, "memory_budget", lambda: 15_000)
+    results = session.translate_iter(["A"] * 18 + ["A man is riding " * 3], max_new_tokens=1, batch_size=1)
+    assert len(list(itertools.islice(results, 16))) == 16
+    message = r"^text 18 would need .*: shorten it, or lower beam_size, samples, alternatives or max_new_tokens"
+    with pytest.raises(InputError, match=message):
+        list(results)
 
 
 def test_batches_hold_so_many_tokens() -> None:

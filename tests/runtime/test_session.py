@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,9 @@ from edgewise.errors import ContextLengthError, EngineError, InputError, Tokeniz
 from edgewise.models import decode
 from edgewise.runtime import decoding, verify
 from edgewise.runtime.bundle.manifest import Generation
-from edgewise.runtime.decoding import score_all
+from edgewise.runtime.decoding import batches_of, score_all
+from edgewise.runtime.inputs import Prepared
+from edgewise.runtime.options import DecodingOptions
 from edgewise.runtime.results import Generation as Result
 from edgewise.runtime.session import Session
 from edgewise.runtime.tokenizer import Tokenizer
@@ -135,6 +138,36 @@ def test_batches_shrink_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(decoding, "memory_budget", lambda: 1000)
     with pytest.raises(InputError, match=r"would need about .* MiB of memory and 0 MiB may be used"):
         session.translate(texts(6), max_new_tokens=4)
+
+
+@pytest.mark.parametrize("task", ["translate", "generate"])
+def test_a_stream_that_memory_does_not_hold_is_refused_at_once(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_for(task)
+    call = session.translate if task == "translate" else session.generate
+    monkeypatch.setattr(decoding, "memory_budget", lambda: 1000)
+    refusals = []
+    for decode_one in (call, session.stream):
+        with pytest.raises(InputError, match="would need about 0 MiB of memory and 0 MiB may be used") as caught:
+            decode_one("A man", max_new_tokens=4)
+        refusals.append(str(caught.value).removeprefix("text 0").removeprefix("text"))
+    assert refusals[0] == refusals[1]
+    assert engine_of(session).runs == engine_of(session).encoded == []
+
+
+def test_planning_reads_the_requests_as_often_however_many_they_are() -> None:
+    class Counted(list[decoding.Request]):
+        reads = 0
+
+        def __iter__(self) -> Iterator[decoding.Request]:
+            self.reads += 1
+            return super().__iter__()
+
+    model, reads = session_for("translate").manifest.model, []
+    for number in (2, 40):
+        requests = Counted(decoding.Request(source=Prepared(ids=(5, END)), limit=3) for _ in range(number))
+        assert len(batches_of(model, requests, DecodingOptions(), 1)) == number
+        reads.append(requests.reads)
+    assert reads[0] == reads[1]
 
 
 def test_prompts_of_equal_length_go_together_unpadded() -> None:
@@ -363,9 +396,9 @@ def test_embedding_names_arguments_that_it_lacks() -> None:
     spec = replace(base.manifest.model, head="embedding", pooling="mean")
     bundle = replace(base.bundle, manifest=replace(base.manifest, task="embed", model=spec))
     session: Any = Session(bundle, base.variant, base.engine, base.tokenizer)
-    with pytest.raises(InputError, match="^embed takes no top, it takes batch_size, overflow: leave it out"):
+    with pytest.raises(InputError, match=r"^embed takes no top, it takes batch_size, overflow: leave it out"):
         session.embed("A man", top=3)
-    with pytest.raises(InputError, match="^similarity takes no top, it takes batch_size, overflow: leave it out"):
+    with pytest.raises(InputError, match=r"^similarity takes no top, it takes batch_size, overflow: leave it out"):
         session.similarity("A man", "A man", top=3)
 
 
