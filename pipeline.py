@@ -220,7 +220,7 @@ class _Builder:
         generation = Generation(
             beam_size=self.checkpoint.beam_size,
             length_penalty=training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
-            max_new_tokens=None if self.model.encoder else 64,
+            max_new_tokens=None if self.model.encoder else min(64, self.max_context),
         )
         languages = training.get("languages")
         manifest = Manifest(

@@ -101,7 +101,7 @@ class Beam:
     """
 
     beam_size: Annotated[int, Between(1, 64)]
-    length_penalty: Annotated[float, Between(-10.0, 10.0)]
+    length_penalty: Annotated[float, Between(0.0, 10.0)]
     tokens: _Tokens
     token_log_probs: _LogProbs
     score: _Real

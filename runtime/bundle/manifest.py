@@ -175,7 +175,7 @@ class Generation:
     """Decoding defaults. ``max_new_tokens`` of ``None``: source tokens + 50, within the context."""
 
     beam_size: Annotated[int, Between(1, 64)]
-    length_penalty: Annotated[float, Between(-10.0, 10.0)]
+    length_penalty: Annotated[float, Between(0.0, 10.0)]
     max_new_tokens: Annotated[int, Between(1, 2**24)] | None
 
 
@@ -313,6 +313,10 @@ class Manifest:
             yield f"task {self.task!r} does not fit the stacks and head of the model"
         if (self.generation is None) != (model.decoder is None):
             yield "generation defaults belong to a model with a decoder, and to no other"
+        if self.generation and self.generation.beam_size > (most := model.vocab_size // 2):
+            yield f"beam_size ({self.generation.beam_size}) must be at most {most}, half of the vocabulary"
+        if self.generation and (self.generation.max_new_tokens or 0) > self.max_context:
+            yield f"max_new_tokens ({self.generation.max_new_tokens}) must be at most max_context ({self.max_context})"
         if self.max_context > model.max_positions:
             yield f"max_context ({self.max_context}) must be at most max_positions ({model.max_positions})"
         if absent := {"edgewise", "checkpoint_sha256", "torch"} - set(self.provenance):

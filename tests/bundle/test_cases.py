@@ -119,6 +119,10 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda d: _case(d)["beam"].update(score=-1.0),
         r"score \(-1.0\) must be the sum of token",
     ),
+    "negative length penalty": (
+        lambda d: _case(d)["beam"].update(length_penalty=-0.5),
+        "length_penalty is -0.5, expected 0.0 to 10.0",
+    ),
     "too many tokens": (lambda d: _case(d).update(max_new_tokens=1), r"2 tokens exceed max_new_tokens \(1\)"),
     "step without its logits": (
         lambda d: d.update(logit_ids=[7, 8]),

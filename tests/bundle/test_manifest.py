@@ -140,6 +140,15 @@ TAMPERED = {
     ),
     "context beyond positions": (put("max_context", 33), r"max_context \(33\) must be at most max_positions \(32\)"),
     "task of another model": (put("task", "classify"), "task 'classify' does not fit the stacks and head of the model"),
+    "negative length penalty": (put("generation.length_penalty", -0.5), "length_penalty is -0.5, expected 0.0 to 10.0"),
+    "more new tokens than the context": (
+        put("generation.max_new_tokens", 33),
+        r"max_new_tokens \(33\) must be at most max_context \(32\)",
+    ),
+    "more beams than half of the vocabulary": (
+        put("generation.beam_size", 7),
+        r"beam_size \(7\) must be at most 6, half of the vocabulary",
+    ),
     "no generation": (put("generation", None), "generation defaults belong to a model with a decoder, and to no other"),
     "no stacks": (
         lambda d: d["model"].update(encoder=None, decoder=None),

@@ -226,6 +226,7 @@ def _of_another_checkpoint(data: dict[str, Any]) -> None:
 
 def _of_a_smaller_vocabulary(data: dict[str, Any]) -> None:
     data["model"]["vocab_size"] = 6
+    data["generation"]["beam_size"] = 3
 
 
 @pytest.mark.parametrize(
