@@ -13,10 +13,11 @@ import numpy as np
 
 from .constraints import share_out
 from .engine import Candidates, Floats, Ids
-from .requests import Live, RequestSearch, Task, common_prefix, log_softmax
+from .requests import Live, RequestSearch, Task, common_prefix
 from .results import FinishReason, TokenHypothesis
 from .sampling import Doubles
 from .search import length_norm
+from .softmax import log_softmax
 
 
 class Continuation(NamedTuple):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
 from .beams import BeamRequest
@@ -21,6 +20,7 @@ from .requests import RequestSearch, Task, TextOf, search_requests
 from .results import FinishReason, Score, Timings, TokenHypothesis
 from .rules import Rule
 from .search import Search, as_hypothesis, candidates_needed, refuse_nan, search
+from .softmax import log_softmax
 
 Check = Callable[[], None]
 """Called before every step; raises to stop the request."""
@@ -220,7 +220,7 @@ def score_all(
 
 def _score(logits: Floats, tokens: Sequence[int]) -> Score:
     """``logits (T, V)`` of which row ``t`` speaks of ``tokens[t]``."""
-    values = log_softmax(logits[: len(tokens)])[np.arange(len(tokens)), tokens]
+    values = log_softmax(logits[: len(tokens)])[np.arange(len(tokens)), tokens].astype(np.float32)
     refuse_nan(values, int(np.isnan(values).argmax()))
     log_probs = values.tolist()
     return Score(tokens=tuple(tokens), token_log_probs=tuple(log_probs), score=sum(log_probs))
@@ -252,11 +252,3 @@ def encode_all(
         return [(hidden[row, : len(sources[i])].copy(), rows[row].copy()) for row, i in enumerate(batch)]
 
     return in_order(batches, map(encode, batches))
-
-
-def log_softmax(logits: Floats) -> NDArray[np.float32]:
-    """Log-probabilities over the last axis, summed in float64."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
-    return wide.astype(np.float32)

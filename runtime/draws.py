@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .engine import Candidates, Floats
-from .requests import Live, RequestSearch, Task, log_softmax
+from .requests import Live, RequestSearch, Task
 from .results import FinishReason, TokenHypothesis
 from .sampling import draw, uniforms
+from .softmax import log_softmax
 
 
 class SampleRequest(RequestSearch):

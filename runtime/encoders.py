@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError
 from .bundle.manifest import Manifest
-from .decoding import log_softmax
 from .engine import Floats
 from .inputs import Prepared, too_long
 from .results import Classification, Fill
+from .softmax import log_softmax
 from .tokenizer import Tokenizer, check_text
 
 MASK = "<mask>"
@@ -27,7 +27,7 @@ def probabilities(logits: Floats) -> Floats:
     """
     if not np.isfinite(logits).all():
         raise EngineError("the engine gave NaN or infinite logits: its weights are damaged; run `edgewise verify`")
-    return np.exp(log_softmax(logits))
+    return np.exp(log_softmax(logits)).astype(np.float32)
 
 
 def classification(manifest: Manifest, source: Prepared, logits: Floats) -> Classification:

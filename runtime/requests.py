@@ -23,6 +23,7 @@ from .results import FinishReason, TokenHypothesis
 from .rules import Rule, rules_for
 from .sampling import Doubles
 from .search import Search, as_hypothesis, refuse_nan, worth_leaving
+from .softmax import log_softmax
 
 TextOf: TypeAlias = Callable[[Sequence[int]], str]
 """The text of new tokens."""
@@ -102,17 +103,6 @@ class Task:
             f"{self.name}: the options leave no token that may follow after {len(new)} new ones: loosen suppress, "
             "no_repeat_ngram, min_new_tokens, grammar, stop or include"
         )
-
-
-def log_softmax(logits: Floats) -> Doubles:
-    """Log-probabilities of ``logits (V,)`` in float64; minus infinity stays, even where it is all there is."""
-    wide = logits.astype(np.float64)
-    best = wide.max()
-    if best == -np.inf:
-        return wide
-    wide -= best
-    wide -= np.log(np.exp(wide).sum())
-    return wide
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from edgewise.export.portable import portable_graphs
 from edgewise.export.sentences import SENTENCES
 from edgewise.models.checkpoint import load_checkpoint
 from edgewise.quantize.schemes import SCHEMES, Kernel
-from edgewise.runtime.decoding import log_softmax
 from edgewise.runtime.engine import Engine, Ids
 from edgewise.runtime.inputs import right_pad
+from edgewise.runtime.softmax import log_softmax
 from edgewise.runtime.tokenizer import Tokenizer
 
 from .open_model import open_files, write_variant

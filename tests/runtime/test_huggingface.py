@@ -13,10 +13,11 @@ import pytest
 from edgewise.runtime.beams import BeamRequest, top
 from edgewise.runtime.engine import Candidates, Floats, Ids
 from edgewise.runtime.options import DecodingOptions, Sampling
-from edgewise.runtime.requests import Task, log_softmax, search_requests
+from edgewise.runtime.requests import Task, search_requests
 from edgewise.runtime.rules import rules_for
 from edgewise.runtime.sampling import filtered
 from edgewise.runtime.search import finish
+from edgewise.runtime.softmax import log_softmax
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "goldens" / "huggingface.json").read_text())
 LOGITS: Floats = np.array(GOLDEN["logits"], np.float32)
