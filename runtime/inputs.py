@@ -94,12 +94,14 @@ def prepare_prefix(tokenizer: Tokenizer, text: str, limit: int, options: Decodin
     """Tokens of what a result has to begin with; an empty text has none.
 
     Raises:
-        InputError: a stop string is in it.
+        InputError: a stop string is in it, or its text has no tokens.
         ContextLengthError: it leaves no room for more within ``limit`` tokens.
     """
     if text == "":
         return ()
     ids = tuple(tokenizer.encode(text, f"the prefix of {name}"))
+    if not ids:
+        raise InputError(f"the prefix of {name} ({text!r}) has no tokens in this vocabulary: write it otherwise")
     if stops := [stop for stop in options.stop if stop in tokenizer.decode(ids)]:
         raise InputError(f"the prefix of {name} holds the stop string {stops[0]!r}, where its result would have ended")
     if len(ids) >= limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +17,11 @@ from edgewise.models.decode_options import Naive, Options
 from edgewise.runtime import decoding, interrupt
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
+from edgewise.runtime.tokenizer import Tokenizer
 
 from ..tiny import END, START
 from .test_session import engine_of, texts
-from .tiny_session import session_for, tokenizer
+from .tiny_session import session_for, tokenizer, tokenizer_json
 
 Task = Any
 SEED = 6
@@ -403,6 +405,19 @@ def test_progress_counts_texts() -> None:
     seen: list[tuple[int, int]] = []
     session_for("translate").translate(texts(5), max_new_tokens=2, batch_size=2, progress=lambda *n: seen.append(n))
     assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_prefix_without_tokens() -> None:
+    session = session_for("translate")
+    library = json.loads(tokenizer_json())
+    library["normalizer"] = {"type": "Replace", "pattern": {"String": "\u00ad"}, "content": ""}
+    session.tokenizer = Tokenizer(json.dumps(library).encode())
+    assert session.tokenizer.encode("\u00ad") == []
+    for call_it in (session.translate, session.stream):
+        with pytest.raises(
+            InputError, match=r"the prefix of text.* \('\\xad'\) has no tokens in this vocabulary: write"
+        ):
+            call_it("A man", prefix="\u00ad")
 
 
 # --- more texts than memory holds -------------------------------------------------------------------------------------
