@@ -18,12 +18,16 @@ from ...errors import TokenizerError
 from .pre_tokenizers import PRE_TOKENIZERS
 from .vocabulary import CONTROL, END_TEXTS, UNKNOWN, USER_DEFINED, Vocabulary
 
+# A vocabulary that holds every part of one token has pairs by the cube of that token's length.
+MAX_PAIRS = 4_000_000
+MAX_PAIR_CHARACTERS = 64_000_000
+
 
 def tokenizer_json(vocabulary: Vocabulary) -> str:
     """The contents of a ``tokenizer.json``.
 
     Raises:
-        TokenizerError: a model or pre-tokenizer that is not converted, a merge that is none.
+        TokenizerError: a model or pre-tokenizer that is not converted, a merge that is none, too many merges.
     """
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
     if vocabulary.model not in builders:
@@ -111,12 +115,21 @@ _BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 def _ranked_pairs(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every pair of tokens that makes a token, by the score of what it makes."""
-    known = set(vocabulary.tokens)
+    known = {token: token for token in vocabulary.tokens}  # the pairs share the strings
     order = sorted(range(len(vocabulary.tokens)), key=lambda index: -vocabulary.scores[index])
-    pairs = []
+    pairs: list[tuple[str, str]] = []
+    characters = 0
     for token in (vocabulary.tokens[index] for index in order):
-        cuts = ((token[:at], token[at:]) for at in range(1, len(token)))
-        pairs += [(first, second) for first, second in cuts if first in known and second in known]
+        before = len(pairs)
+        cuts = ((known.get(token[:at]), known.get(token[at:])) for at in range(1, len(token)))
+        pairs += [(first, second) for first, second in cuts if first is not None and second is not None]
+        characters += len(token) * (len(pairs) - before)
+        if len(pairs) > MAX_PAIRS or characters > MAX_PAIR_CHARACTERS:
+            raise TokenizerError(
+                f"a llama tokenizer of {len(known)} tokens has at least {len(pairs)} merges of {characters} "
+                f"characters, expected at most {MAX_PAIRS} of {MAX_PAIR_CHARACTERS}: use the checkpoint's own "
+                "tokenizer.json"
+            )
     return pairs
 
 
@@ -134,7 +147,7 @@ def _bpe(vocabulary: Vocabulary, merges: list[tuple[str, str]], **settings: bool
         "ignore_merges": False,
         **settings,
         "vocab": {token: index for index, token in enumerate(vocabulary.tokens)},
-        "merges": [list(merge) for merge in merges],
+        "merges": merges,
     }
 
 

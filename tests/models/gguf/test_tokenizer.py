@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgewise.errors import CheckpointError, TokenizerError
+from edgewise.models.gguf import tokenizer as converter
 from edgewise.models.gguf.pre_tokenizers import PRE_TOKENIZERS
 from edgewise.models.gguf.reader import GgufFile
 from edgewise.models.gguf.tokenizer import tokenizer_json
@@ -197,3 +199,46 @@ UNMADE: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_a_vocabulary_that_makes_no_tokenizer(name: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         tokenizer_json(dataclasses.replace(read(pairs_of(name)), **change))
+
+
+def parts_vocabulary(length: int) -> Vocabulary:
+    """The byte tokens, and every part of a text whose characters all differ."""
+    text = "".join(chr(0x4E00 + at) for at in range(length))
+    parts = [text[a:b] for a in range(length) for b in range(a + 1, length + 1)]
+    tokens = ["<unk>", *(f"<0x{value:02X}>" for value in range(256)), *parts]
+    return dataclasses.replace(
+        read(pairs_of("llama")),
+        tokens=tokens,
+        types=np.full(len(tokens), 1, np.int32),
+        scores=np.zeros(len(tokens), np.float32),
+    )
+
+
+def test_every_cut_of_every_part_is_a_merge() -> None:
+    """A part of n characters is cut in n - 1 places, and there are 20 - n + 1 such parts."""
+    merges = json.loads(tokenizer_json(parts_vocabulary(20)))["model"]["merges"]
+    assert len(merges) == sum((n - 1) * (21 - n) for n in range(1, 21)) == len({tuple(merge) for merge in merges})
+
+
+def test_too_many_characters_in_merges() -> None:
+    """3.5 million merges out of some 40,000 tokens: refused before memory is filled."""
+    tracemalloc.start()
+    vocabulary = parts_vocabulary(276)
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    with pytest.raises(TokenizerError, match=r"of 38483 tokens has .* expected at most 4000000 of 64000000: use"):
+        tokenizer_json(vocabulary)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak < 128 << 20
+
+
+@pytest.mark.parametrize(("name", "total"), [("MAX_PAIRS", 1330), ("MAX_PAIR_CHARACTERS", 14630)])
+def test_the_limits_of_merges(monkeypatch: pytest.MonkeyPatch, name: str, total: int) -> None:
+    """The sums over n = 1..20 of (n - 1) (21 - n) merges, and of n times as many characters: at most, not below."""
+    vocabulary = parts_vocabulary(20)
+    monkeypatch.setattr(converter, name, total)
+    tokenizer_json(vocabulary)
+    monkeypatch.setattr(converter, name, total - 1)
+    with pytest.raises(TokenizerError, match=rf"has at least \d+ merges of \d+ characters, expected .*\b{total - 1}\b"):
+        tokenizer_json(vocabulary)
