@@ -1,18 +1,21 @@
 """Running a chat template, a program from outside, within bounds.
 
 Jinja's immutable sandbox keeps a template away from Python's internals, but not from time and memory. So here every
-attribute, filter and global is on a list, and one budget pays for all that could grow: a turn of a loop and a call cost
-the length of the template, a text costs its own length, a list 16 times that. Lists may not nest into more than
-``MAX_NESTED`` values, as comparing two lists that hold the same list twice, again and again, takes forever. Only text
-and numbers can be written. A template may use less than Jinja has: no ``strftime_now`` (a text that changes with the
-day cannot be tested), no ``generation`` blocks, no ``format``.
+attribute, filter, test and global is on a list, and one budget pays for all that could grow or last: a turn of a loop
+and a call cost the length of the template, a text costs its own length, a list 16 times that. What is made is paid for,
+slices too, and what is read: a comparison looks into lists, a search through a text lasts longer for a longer needle.
+Lists may not nest into more than ``MAX_NESTED`` values, as comparing two lists that hold the same list twice, again and
+again, takes forever. Only text and numbers can be written. A template may use less than Jinja has: no ``strftime_now``
+(a text that changes with the day cannot be tested), no ``generation`` blocks, no ``format``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator, MappingView
 from functools import wraps
+from types import BuiltinMethodType
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateAssertionError, TemplateError, Undefined, nodes
@@ -20,6 +23,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.tests import TESTS
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -30,6 +34,10 @@ MAX_NESTED = 10_000
 MAX_LIST = 100_000
 _SMALLEST_TURN = 1000
 _ELEMENT = 16
+_ITEM = 64  # an element that a filter makes when it is asked for
+_SEEN = 2  # a value looked at
+_READ = 4  # characters read for the price of one made
+_NEEDLE = 64  # a needle of so many characters doubles the price of a search
 _MAX_INTEGER = 1 << 63
 
 _FILTERS = (
@@ -39,6 +47,20 @@ _FILTERS = (
 _TEXT_FILTERS = ("capitalize", "lower", "string", "title", "trim", "upper")
 _TEXT_METHODS = {
     "capitalize", "endswith", "lower", "lstrip", "rstrip", "split", "startswith", "strip", "title", "upper",
+}  # fmt: skip
+_TESTS = (
+    "boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping", "none", "number", "sameas",
+    "sequence", "string", "true", "undefined",
+)  # fmt: skip
+_TEXT_TESTS = ("lower", "upper")
+_NUMBER_TESTS = ("divisibleby", "even", "odd")
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "gteq": operator.ge, "lt": operator.lt,
+    "lteq": operator.le, "in": lambda part, whole: part in whole, "notin": lambda part, whole: part not in whole,
+}  # fmt: skip
+_COMPARING_TESTS = {
+    "==": "eq", "eq": "eq", "equalto": "eq", "!=": "ne", "ne": "ne", ">": "gt", "gt": "gt", "greaterthan": "gt",
+    ">=": "gteq", "ge": "gteq", "<": "lt", "lt": "lt", "lessthan": "lt", "<=": "lteq", "le": "lteq", "in": "in",
 }  # fmt: skip
 _LOOP = {
     "depth",
@@ -127,10 +149,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         )
         self.left = BUDGET
         self.turn = max(len(source), _SMALLEST_TURN)
-        self.globals = {"namespace": Namespace, "raise_exception": _refuse, "range": range}
+        self.globals = {"namespace": Namespace, "raise_exception": self.refuse, "range": range}
         self.filters = {name: self.paid(FILTERS[name]) for name in _FILTERS}
         self.filters |= {name: self.paid(self.of_text(FILTERS[name])) for name in _TEXT_FILTERS}
         self.filters |= {"join": self.join, "replace": self.replace, "tojson": self.tojson}
+        self.tests = {name: TESTS[name] for name in _TESTS}
+        self.tests |= {name: self.of_text(TESTS[name]) for name in _TEXT_TESTS}
+        self.tests |= {name: _of_numbers(TESTS[name]) for name in _NUMBER_TESTS}
+        self.tests |= {name: self.comparing(comparison) for name, comparison in _COMPARING_TESTS.items()}
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         return super()._generate(_Bounded().visit(source), *args, **kwargs)
@@ -152,12 +178,29 @@ class _Environment(ImmutableSandboxedEnvironment):
             self.spend(len(value) if isinstance(value, str) else _ELEMENT * len(value))
         return value
 
+    def read(self, value: Any) -> None:
+        """Pay for all that is inside ``value``: hashing and comparing look at it."""
+        pending = [value]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, str):
+                self.spend(len(item) // _READ)
+            elif isinstance(item, list | tuple | dict | MappingView | range):
+                self.spend(_ELEMENT * len(item))
+                pending += [*item.keys(), *item.values()] if isinstance(item, dict) else item
+
+    def search(self, text: str, *needles: Any) -> int:
+        """What a search of ``text`` costs: its length, and more where a needle is long."""
+        longest = max((len(needle) for needle in needles if isinstance(needle, str)), default=0)
+        return len(text) * (_NEEDLE + longest) // _NEEDLE
+
     def paid(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            for value in args:
+            for value in (*args, *kwargs.values()):
                 self.weighed(value)
-            return self.weighed(function(*args, **kwargs))
+            value = function(*args, **kwargs)
+            return self.counted(value) if isinstance(value, Iterator) else self.weighed(value)
 
         return call
 
@@ -166,13 +209,21 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         @wraps(function)
         def call(value: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(self.written(value), *args, **kwargs)
+            text = self.written(value)
+            if isinstance(text, str):
+                self.spend(self.search(text, *args, *kwargs.values()))
+            return function(text, *args, **kwargs)
 
         return call
 
     def turns(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
             self.spend(self.turn)
+            yield item
+
+    def counted(self, items: Iterator[Any]) -> Iterator[Any]:
+        for item in items:
+            self.spend(_ITEM)
             yield item
 
     def made(self, value: Any) -> Any:
@@ -187,6 +238,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 pending += [*item.keys(), *item.values()]
             elif isinstance(item, list | tuple):
                 pending += item
+        self.spend(_SEEN * seen)
         return self.weighed(value)
 
     def written(self, value: Any) -> Any:
@@ -208,9 +260,47 @@ class _Environment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> None:
         """``format`` can write a thousand million spaces: it is not among the methods of text."""
 
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if not isinstance(argument, str | int | float | Undefined | None):
+            raise TypeError(f"an index of {type(argument).__name__} is not allowed")
+        return super().getitem(obj, self.weighed(argument))
+
+    def cut(self, items: Any, start: Any, stop: Any, step: Any) -> Any:
+        return self.weighed(items[start:stop:step])
+
+    def comparing(self, comparison: str) -> Callable[[Any, Any], Any]:
+        return lambda left, right: self.compared(left, comparison, right)
+
+    def compared(self, left: Any, *rest: Any) -> Any:
+        """``left < right``, with the name of the comparison between the two; more of both make a chain."""
+        value: Any = True
+        for comparison, right in zip(rest[::2], rest[1::2], strict=True):
+            if isinstance(right, Iterator):
+                right = self.turns(right)
+            self.pay_comparison(left, right, searches=comparison in ("in", "notin"))
+            value = _COMPARISONS[comparison](left, right)
+            if not value:
+                break
+            left = right
+        return value
+
+    def pay_comparison(self, left: Any, right: Any, *, searches: bool) -> None:
+        if isinstance(left, str) and isinstance(right, str):
+            self.spend((self.search(right, left) if searches else min(len(left), len(right))) // _READ)
+        elif searches or not isinstance(left, str | int | float | None):
+            # A text or number differs from a list at once, but is looked for in all of it.
+            self.read(left)
+            self.read(right)
+
     # The names of keyword arguments are the template's, so that these parameters need names that it cannot have.
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self.spend(__self.turn)
+        if isinstance(__obj, BuiltinMethodType):  # of a text or a mapping; not a macro
+            values = (*args, *kwargs.values())
+            for value in values:
+                __self.read(value)
+            if isinstance(__obj.__self__, str) and __obj.__name__ not in ("endswith", "startswith"):
+                __self.spend(__self.search(__obj.__self__, *values))
         return __self.weighed(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -237,6 +327,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def replace(self, text: Any, old: Any, new: Any) -> str:
         text, old, new = (str(self.written(value)) for value in (text, old, new))
+        self.spend(self.search(text, old))
         self.spend(text.count(old) * len(new))
         return str(text.replace(old, new))
 
@@ -249,13 +340,25 @@ class _Environment(ImmutableSandboxedEnvironment):
             pieces.append(piece)
         return "".join(pieces)
 
+    def refuse(self, message: Any) -> NoReturn:
+        raise _Refused(str(self.written(message))[:300])
 
-def _refuse(message: object) -> NoReturn:
-    raise _Refused(str(message)[:300])
+
+def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Not of texts: ``%`` writes into them, as wide as they ask."""
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        if wrong := [value for value in args if not isinstance(value, int | float)]:
+            raise TypeError(f"a test of numbers has a {type(wrong[0]).__name__}")
+        return function(*args)
+
+    return call
 
 
 class _Bounded(NodeTransformer):
-    """Sends through the environment what Jinja's sandbox does not ask about: loops, ``~``, and lists written down."""
+    """Sends through the environment what Jinja's sandbox does not ask about: loops, ``~``, slices, comparisons, and
+    lists written down."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         if node.recursive:
@@ -267,6 +370,18 @@ class _Bounded(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return _through("together", *node.nodes)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        bounds = (node.arg.start, node.arg.stop, node.arg.step)
+        return _through("cut", node.node, *(nodes.Const(None) if bound is None else bound for bound in bounds))
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        rest = [part for operand in node.ops for part in (nodes.Const(operand.op), operand.expr)]
+        return _through("compared", node.expr, *rest)
 
     def visit_List(self, node: nodes.List) -> nodes.Node:
         self.generic_visit(node)

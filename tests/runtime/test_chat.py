@@ -63,7 +63,29 @@ PARTS = """
 {{ {'a': [1, 'ü', none]} | tojson }} {{ messages[0] | tojson(indent=2) }} {{ unknown }} {{ unknown is defined }}
 {% set block %}{{ messages | length }}{% endset %}{{ block + '!' }}{% for i in range(3) %}{{ i }}{% endfor %}
 """
-TEMPLATES = {"chatml": CHATML, "turns": TURNS, "parts": PARTS}
+EXPRESSIONS = """
+{% set l = [3, 1, 2] %}{% set t = messages[0].content %}{% set d = {'a': 1, 'b': t} %}
+{% for x in messages[::-1] %}{{ x.role }}{% endfor %}
+{{ t[1:] }} {{ t[:-1] }} {{ t[::-1] }} {{ t[1:4:2] }} {{ t[0] }} {{ l[1:] == [1, 2] }} {{ (1, 2, 3)[:2] == (1, 2) }}
+{{ l[-1] }} {{ l[9] is undefined }} {{ d['a'] }} {{ d.zz is undefined }} {{ d['zz'] is none }}
+{{ range(9)[2:5] | list | join }}
+{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 3 > 2 >= 2 != 1 }} {{ t == t }} {{ t != 'x' }} {{ t <= 'zz' }} {{ l < [3, 2] }}
+{{ 1 == 1.0 }}
+{{ 'i' in t }} {{ 'zz' not in t }} {{ 1 in l }} {{ 'b' in d }} {{ 'a' not in d }} {{ 4 in range(5) }}
+{{ 1 in d.values() }}
+{{ 'user' in messages | map(attribute='role') }} {{ 'x' in messages | map(attribute='role') }} {{ unknown == '' }}
+{{ 'a' in unknown }} {{ messages[0] in messages }} {{ messages[0] == messages[-1] }}
+{{ d.items() == d.items() }}
+{{ 3 is odd }} {{ 3 is even }} {{ 6 is divisibleby(3) }} {{ t is lower }} {{ 'A' is upper }}
+{{ t is string }} {{ l is iterable }}
+{{ 1 is eq(1) }} {{ 1 is in(l) }} {{ 1 is lt(0) }} {{ 1 is ge(0) }} {{ t is not none }}
+{{ true is boolean }} {{ d is mapping }}
+{{ l | select('odd') | list | join }} {{ l | select('>', 1) | join }}
+{{ l | reject('in', [1]) | join }} {{ 'xxaxx' | trim('x') }}
+{{ 'a-b-c'.split('-')[1:] | join }} {{ 'xxa'.lstrip('x') }} {{ t.startswith('H') }}
+{{ t.endswith('d.') }} {{ d.get('zz', 'none') }}
+"""
+TEMPLATES = {"chatml": CHATML, "turns": TURNS, "parts": PARTS, "expressions": EXPRESSIONS}
 VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
@@ -232,6 +254,68 @@ FAILING: dict[str, tuple[str, str]] = {
         "makes a list of 1000000000, expected at most 100000",
     ),
     "split": ("{% set x = messages[0].content.split('a') %}", "makes a list of 200001, expected at most 100000"),
+    "slices": (
+        "{% set x = messages[0].content %}" + "".join("{% set x" + str(i) + " = x[1:] %}" for i in range(200)),
+        "more than a chat needs",
+    ),
+    "slices of lists": (MANY + "{% for i in range(200) %}{% set x = l[:-1] %}{% endfor %}", "more than a chat needs"),
+    # What takes no memory, but time
+    "searches": (
+        "{% set n = messages[0].content[:1000] + 'b' %}{% for i in range(9000) %}"
+        "{% if n in messages[0].content %}{% endif %}{% endfor %}",
+        "more than a chat needs",
+    ),
+    "searches by a test": (
+        "{% for i in range(9000) %}{% if 'b' is in(messages[0].content) %}{% endif %}{% endfor %}",
+        "more than a chat needs",
+    ),
+    "splits": (
+        "{% for i in range(9000) %}{% set x = messages[0].content.split('b') %}{% endfor %}",
+        "more than a chat needs",
+    ),
+    "strips": (
+        "{% set n = 'b' ~ messages[0].content %}{% set x = messages[0].content.strip(n) %}",
+        "more than a chat needs",
+    ),
+    "trims": (
+        "{% set n = 'b' ~ messages[0].content %}{% set x = messages[0].content | trim(n) %}",
+        "more than a chat needs",
+    ),
+    "replacements": (
+        "{% set n = messages[0].content + 'b' %}{% set x = messages[0].content | replace(n, '') %}",
+        "more than a chat needs",
+    ),
+    "equal texts": (
+        "{% set a = messages[0].content + 'b' %}{% set b = messages[0].content + 'b' %}"
+        "{% for i in range(9000) %}{% if a == b %}{% endif %}{% endfor %}",
+        "more than a chat needs",
+    ),
+    "keys": (
+        "{% set a = messages[0].content + 'b' %}{% set d = {messages[0].content + 'b': 1} %}"
+        "{% for i in range(9000) %}{% if d[a] %}{% endif %}{% endfor %}",
+        "more than a chat needs",
+    ),
+    "equal lists": (
+        "{% set a = namespace(t=messages[0].content + 'b') %}{% set b = namespace(t=messages[0].content + 'b') %}"
+        "{% set x = [" + "a," * 5000 + "] | map(attribute='t') | list %}"
+        "{% set y = [" + "b," * 5000 + "] | map(attribute='t') | list %}{% if x == y %}{% endif %}",
+        "more than a chat needs",
+    ),
+    "items made lazily": (
+        "{% set x = range(99999)" + " | map('int')" * 50 + " | list %}",
+        "more than a chat needs",
+    ),
+    "lists written again": (
+        "{% set l = [" + "1," * 9000 + "] %}{% for i in range(9000) %}" + "{% set x = [l] %}" * 100 + "{% endfor %}",
+        "more than a chat needs",
+    ),
+    # Texts made where nobody looks
+    "odd texts": ("{% if '%1000000000d' is odd %}{% endif %}", "a test of numbers has a str"),
+    "divisible texts": ("{% if '%1000000000d' is divisibleby(1) %}{% endif %}", "a test of numbers has a str"),
+    "lists in lower case": ("{% if [1] is lower %}{% endif %}", "writes a list, expected text or a number"),
+    "refused lists": ("{{ raise_exception([1]) }}", "writes a list, expected"),
+    "index by a list": ("{{ messages[[1]] }}", "an index of list is not allowed"),
+    "unknown test": ("{{ 1 is escaped }}", "No test named 'escaped'"),
     "text of a list": ("{{ [1, 2] | string }}", "writes a list, expected text or a number"),
     "list as text": ("{{ [1, 2] }}", "writes a list, expected text or a number"),
     "json": (
