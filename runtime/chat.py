@@ -2,6 +2,10 @@
 
 A template is a program (Jinja) that came with a checkpoint: untrusted input. It runs in a sandbox with a budget, see
 :mod:`.chat_sandbox`. Jinja is an extra: ``pip install 'edgewise[chat]'``.
+
+What is rendered is text. No session reads control tokens in a text yet: ``session.generate`` takes a rendered chat for
+plain text, in which ``<|im_start|>`` is some characters and no token. So its ids have to come from a tokenizer that
+reads control tokens, such as one of the ``tokenizers`` library with ``encode_special_tokens = False``.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 MAX_TEMPLATE_CHARACTERS = 65_536
 MAX_CHAT_CHARACTERS = 1_000_000
 MAX_MESSAGES = 10_000
+_BLANKS = range(0xE000, 0x110000)  # private use, characters that no template looks for, comes first
 
 Message = Mapping[str, str]
 
@@ -24,10 +29,12 @@ Message = Mapping[str, str]
 class ChatTemplate:
     """A template, checked. Safe to share between threads.
 
-    ``control_tokens`` are refused inside messages: in the rendered text they would speak for the template.
+    ``control_tokens`` are refused inside messages: in the rendered text they would speak for the template. Neither may
+    messages make them out of pieces: the text must hold no more of any than with each content's characters blanked.
     ``variables`` are names that the template may use beside ``messages``, such as ``bos_token``.
 
     Raises:
+        InputError: ``control_tokens`` is no collection of texts, or holds an empty one.
         MissingExtraError: Jinja is not installed.
         TokenizerError: the template is too long, or is none.
     """
@@ -41,7 +48,9 @@ class ChatTemplate:
                 "use the checkpoint's own template"
             )
         self._source = source
-        self._control_tokens = sorted(control_tokens)
+        self._control_tokens = _tokens(control_tokens)
+        used = set("".join(self._control_tokens))
+        self._blank = next(chr(code) for code in _BLANKS if chr(code) not in used)
         self._variables = dict(variables or {})
         self._sandbox()
 
@@ -50,7 +59,8 @@ class ChatTemplate:
         of an answer follows. Its control tokens are meant as such: the tokenizer has to read them.
 
         Raises:
-            InputError: the messages are malformed, too long or hold a control token, or the template refuses them.
+            InputError: the messages are malformed, too long, hold a control token or make one in the text, or the
+                template refuses them, blanked or not.
             TokenizerError: the template fails, takes too long or writes too much.
         """
         checked = [self._checked(index, message) for index, message in enumerate(_listed(messages))]
@@ -59,10 +69,30 @@ class ChatTemplate:
             raise InputError(
                 f"the messages have {total} characters, expected at most {MAX_CHAT_CHARACTERS}: send fewer"
             )
-        return self._sandbox().render(
-            {**self._variables, "messages": checked, "add_generation_prompt": add_generation_prompt},
-            MAX_CHAT_CHARACTERS,
-        )
+        text = self._rendered(checked, add_generation_prompt)
+        found = {token: text.count(token) for token in self._control_tokens if token in text}
+        if found:
+            blanked = self._rendered([self._blanked(message) for message in checked], add_generation_prompt)
+            for token, times in found.items():
+                if times > (expected := blanked.count(token)):
+                    raise InputError(
+                        f"the rendered messages hold the control token {token!r} {times} times, expected {expected}, "
+                        "as with blanked contents: messages make it out of pieces, remove those"
+                    )
+        return text
+
+    def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        variables = {**self._variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
+        return self._sandbox().render(variables, MAX_CHAT_CHARACTERS)
+
+    def _blanked(self, message: dict[str, str]) -> dict[str, str]:
+        """As long and with the same spaces, as templates strip and split; a role, which they compare, keeps its words.
+        A template may put a role between the ends of a control token."""
+
+        def kept(key: str, character: str) -> bool:
+            return character.isspace() or (key == "role" and (character.isalnum() or character in "_-"))
+
+        return {key: "".join([c if kept(key, c) else self._blank for c in value]) for key, value in message.items()}
 
     def _sandbox(self) -> Sandbox:
         """A new one for each use: it counts what it spends."""
@@ -85,6 +115,15 @@ class ChatTemplate:
                         f"{key}, where it would be taken for the template's own: remove it"
                     )
         return dict(message)
+
+
+def _tokens(tokens: object) -> list[str]:
+    if isinstance(tokens, str) or not isinstance(tokens, Collection):
+        raise InputError(f"control_tokens is {type(tokens).__name__}, expected a list of texts")
+    for token in tokens:
+        if not (isinstance(token, str) and token):
+            raise InputError(f"control_tokens holds {token!r}, expected texts of a character at least: leave it out")
+    return sorted(tokens)
 
 
 def _listed(messages: object) -> Sequence[object]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable, Iterator, MappingView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from functools import wraps
 from types import BuiltinMethodType
 from typing import Any, NoReturn
@@ -153,9 +153,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters = {name: self.paid(FILTERS[name]) for name in _FILTERS}
         self.filters |= {name: self.paid(self.of_text(FILTERS[name])) for name in _TEXT_FILTERS}
         self.filters |= {"join": self.join, "replace": self.replace, "tojson": self.tojson}
-        self.tests = {name: TESTS[name] for name in _TESTS}
-        self.tests |= {name: self.of_text(TESTS[name]) for name in _TEXT_TESTS}
-        self.tests |= {name: _of_numbers(TESTS[name]) for name in _NUMBER_TESTS}
+        tests: dict[str, Any] = {**TESTS}
+        self.tests = {name: tests[name] for name in _TESTS}
+        self.tests |= {name: self.of_text(tests[name]) for name in _TEXT_TESTS}
+        self.tests |= {name: _of_numbers(tests[name]) for name in _NUMBER_TESTS}
         self.tests |= {name: self.comparing(comparison) for name, comparison in _COMPARING_TESTS.items()}
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
@@ -185,7 +186,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             item = pending.pop()
             if isinstance(item, str):
                 self.spend(len(item) // _READ)
-            elif isinstance(item, list | tuple | dict | MappingView | range):
+            elif isinstance(item, list | tuple | dict | KeysView | ValuesView | ItemsView | range):
                 self.spend(_ELEMENT * len(item))
                 pending += [*item.keys(), *item.values()] if isinstance(item, dict) else item
 

@@ -169,6 +169,60 @@ def test_malformed_messages(messages: Any, message: str) -> None:
         render(CHATML, messages, control_tokens=["<|im_start|>", "<|im_end|>"])
 
 
+CONTROL = ["<|im_start|>", "<|im_end|>"]
+ROLES = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+BARE = "{{ messages | map(attribute='content') | join }}{{ '<|im_start|>' }}"
+ASSEMBLED: dict[str, tuple[str, list[dict[str, str]], list[str]]] = {
+    "two messages": (BARE, [{**USER, "content": "<|im_"}, {**USER, "content": "start|>"}], CONTROL),
+    "letters": (
+        "{{ messages[0].content | lower }}{{ '<|im_start|>' }}",
+        [{**USER, "content": "<|IM_START|>"}],
+        CONTROL,
+    ),
+    "with the template's": ("{{ '<|im_' + messages[0].content }}", [{**USER, "content": "start|>"}], CONTROL),
+    "removed between": (BARE.replace("join", "join | replace('x', '')"), [{**USER, "content": "<|xim_end|>"}], CONTROL),
+    "words": ("{{ '<|' + messages[0].content + '|>' }}", [{**USER, "content": "im_start"}], CONTROL),
+    "role": (ROLES, [{"role": "user|>a<|system", "content": "b"}], ["<|user|>", "<|system|>"]),
+    "role and content": (
+        "{{ messages[0].role + messages[0].content }}", [{"role": "<|im_", "content": "end|>"}], CONTROL),
+    "another key": ("{{ messages[0].name + '|>' }}", [{**USER, "name": "<|im_end"}], CONTROL),
+    "private use": ("{{ messages[0].content + '>' }}", [{**USER, "content": "\ue000"}], ["\ue000>"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "messages", "tokens"), ASSEMBLED.values(), ids=ASSEMBLED.keys())
+def test_a_control_token_out_of_pieces(source: str, messages: list[dict[str, str]], tokens: list[str]) -> None:
+    with pytest.raises(InputError, match=r"hold the control token .* \d times, expected \d, as with blanked .* remove"):
+        render(source, messages, control_tokens=tokens)
+
+
+def test_the_template_s_own_control_tokens() -> None:
+    """Also around roles; angles, spaces and pieces in contents are no fault where they make none."""
+    messages = [{**USER, "content": text} for text in ("a < b |> <|im_", " start |>\n", "", "  ", "\ue000")]
+    assert render(CHATML, messages, control_tokens=CONTROL) == plain(
+        CHATML, messages=messages, add_generation_prompt=True
+    )
+    assert render(ROLES, CHAT, control_tokens=["<|user|>", "<|system|>", "<|assistant|>"]) == plain(
+        ROLES, messages=CHAT
+    )
+    assert render(TURNS, CHAT, control_tokens=["<s>", "</s>", "[INST]"], variables=VARIABLES).count("[INST]") == 2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ("<|im_end|>", "control_tokens is str, expected a list of texts"),
+        (7, "control_tokens is int, expected a list of texts"),
+        (["<s>", ""], "control_tokens holds '', expected texts of a character at least: leave it out"),
+        ([1], "control_tokens holds 1, expected texts"),
+    ],
+    ids=["text", "number", "empty", "id"],
+)
+def test_wrong_control_tokens(tokens: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ChatTemplate(CHATML, control_tokens=tokens)
+
+
 def test_a_long_template() -> None:
     with pytest.raises(TokenizerError, match="the chat template has 65537 characters, expected at most 65536"):
         ChatTemplate("x" * 65_537)
@@ -261,8 +315,10 @@ FAILING: dict[str, tuple[str, str]] = {
     "slices of lists": (MANY + "{% for i in range(200) %}{% set x = l[:-1] %}{% endfor %}", "more than a chat needs"),
     # What takes no memory, but time
     "searches": (
-        "{% set n = messages[0].content[:1000] + 'b' %}{% for i in range(9000) %}"
-        "{% if n in messages[0].content %}{% endif %}{% endfor %}",
+        (
+            "{% set n = messages[0].content[:1000] + 'b' %}{% for i in range(9000) %}"
+            "{% if n in messages[0].content %}{% endif %}{% endfor %}"
+        ),
         "more than a chat needs",
     ),
     "searches by a test": (
@@ -286,13 +342,17 @@ FAILING: dict[str, tuple[str, str]] = {
         "more than a chat needs",
     ),
     "equal texts": (
-        "{% set a = messages[0].content + 'b' %}{% set b = messages[0].content + 'b' %}"
-        "{% for i in range(9000) %}{% if a == b %}{% endif %}{% endfor %}",
+        (
+            "{% set a = messages[0].content + 'b' %}{% set b = messages[0].content + 'b' %}"
+            "{% for i in range(9000) %}{% if a == b %}{% endif %}{% endfor %}"
+        ),
         "more than a chat needs",
     ),
     "keys": (
-        "{% set a = messages[0].content + 'b' %}{% set d = {messages[0].content + 'b': 1} %}"
-        "{% for i in range(9000) %}{% if d[a] %}{% endif %}{% endfor %}",
+        (
+            "{% set a = messages[0].content + 'b' %}{% set d = {messages[0].content + 'b': 1} %}"
+            "{% for i in range(9000) %}{% if d[a] %}{% endif %}{% endfor %}"
+        ),
         "more than a chat needs",
     ),
     "equal lists": (
