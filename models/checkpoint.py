@@ -37,6 +37,8 @@ WEIGHTS, CONFIG, TOKENIZER, TRAINING, NOTICE = (
     "training.json",
     "NOTICE",
 )
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of weights that are read; those of eight bits mean nothing without scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +117,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     config = ModelConfig.from_json(read_json(folder / CONFIG))
-    model = Transformer(config)
-    fill(model, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    model = filled(blueprint(config), read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
     notice = folder / NOTICE
     return Checkpoint(
         model=model.eval().requires_grad_(False),
@@ -162,13 +163,24 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: expected a safetensors file, got {error}: train or copy it again") from error
 
 
-def fill(model: Transformer, tensors: Mapping[str, Tensor], where: str, known_faults: Sequence[str] = ()) -> None:
-    """Copy ``tensors`` into ``model``; every fault, those already known too, goes into one error.
+def blueprint(config: ModelConfig) -> Transformer:
+    """The network without memory for its parameters: their names and shapes, to compare a file with."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+def filled(
+    plan: Transformer, tensors: Mapping[str, Tensor], where: str, known_faults: Sequence[str] = ()
+) -> Transformer:
+    """The network of a :func:`blueprint` with ``tensors`` in float32; it takes memory once every one of them fits.
+
+    Every fault, those already known too, goes into one error.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, misshapen or not finite; ``where`` begins the message.
+        CheckpointError: a tensor is missing, unexpected, misshapen, of another type than ``DTYPES``, or not finite in
+            float32; ``where`` begins the message.
     """
-    expected = model.state_dict()
+    expected = plan.state_dict()
     faults = [*known_faults]
     faults += [f"missing {name}" for name in expected.keys() - tensors.keys()]
     faults += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
@@ -176,10 +188,12 @@ def fill(model: Transformer, tensors: Mapping[str, Tensor], where: str, known_fa
         have, want = tensors[name], expected[name]
         if have.shape != want.shape:
             faults.append(f"{name} has shape {tuple(have.shape)}, expected {tuple(want.shape)}")
-        elif not have.is_floating_point():
-            faults.append(f"{name} has dtype {have.dtype}, expected a floating-point one")
-        elif not bool(torch.isfinite(have).all()):
-            faults.append(f"{name} holds NaN or infinity")
+        elif have.dtype not in DTYPES:
+            faults.append(f"{name} has dtype {have.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+        elif not bool(torch.isfinite(have.float()).all()):
+            faults.append(f"{name} holds NaN or infinity, in float32")
     if faults:
         raise CheckpointError(f"{where} does not fit its {CONFIG}: " + "; ".join(sorted(faults)))
+    model = Transformer(plan.config)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model

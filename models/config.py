@@ -18,6 +18,9 @@ Head = Literal["vocabulary", "classes", "embedding"]
 Pooling = Literal["mean", "first"]
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 
+MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_ROWS = 256, 1024, 2**20, 2**24
+"""The largest sizes, those of a bundle's manifest: a configuration from outside must not size a network."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
@@ -54,8 +57,9 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        for name in ("n_layers", "d_model", "n_heads", "d_ff"):
-            _require(getattr(self, name) > 0, f"{name} ({getattr(self, name)}) must be positive")
+        for name, most in (("n_layers", MOST_LAYERS), ("d_model", MOST_WIDTH), ("n_heads", MOST_HEADS)):
+            _check_size(self, name, most)
+        _check_size(self, "d_ff", MOST_WIDTH)
         _require(
             self.d_model % self.n_heads == 0,
             f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})",
@@ -104,6 +108,7 @@ class RopeConfig:
             _require(
                 original is not None and original > 0, f"llama3 scaling needs original_positions; it is {original}"
             )
+            _check_size(self, "original_positions", MOST_ROWS)
             _require(
                 self.low_freq_factor < self.high_freq_factor,
                 f"low_freq_factor ({self.low_freq_factor}) must be below high_freq_factor ({self.high_freq_factor})",
@@ -168,13 +173,14 @@ class ModelConfig:
                 self.encoder.d_model == self.decoder.d_model,
                 f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})",
             )
-        _require(self.max_positions > 0, f"max_positions ({self.max_positions}) must be positive")
+        _check_size(self, "max_positions", MOST_ROWS)
         for name in ("pad_id", "start_id", "end_id", "mask_id"):
             value = getattr(self, name)
             _require(
                 value is None or 0 <= value < self.vocab_size,
                 f"{name} ({value}) must be a token id below vocab_size ({self.vocab_size})",
             )
+        _check_size(self, "vocab_size", MOST_ROWS)
         self._check_positions()
         self._check_head()
 
@@ -191,6 +197,8 @@ class ModelConfig:
                 f"head_dim ({self.decoder.head_dim}) must be even: rotary positions turn pairs",
             )
         _require(self.token_types >= 0, f"token_types ({self.token_types}) must not be negative")
+        if self.token_types:
+            _check_size(self, "token_types", MOST_ROWS)
         _require(
             self.encoder is not None or not (self.token_types or self.embedding_norm),
             "token_types and embedding_norm belong to a model with an encoder",
@@ -293,6 +301,13 @@ def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
         else:
             ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
             _require(ok, f"{name} ({value!r}) must be strings")
+
+
+def _check_size(config: StackConfig | RopeConfig | ModelConfig, name: str, most: int) -> None:
+    """Refuse a size that is no size, or larger than any network's."""
+    value = getattr(config, name)
+    _require(value > 0, f"{name} ({value}) must be positive")
+    _require(value <= most, f"{name} ({value}) must be at most {most}")
 
 
 def _require(condition: bool, message: str) -> None:

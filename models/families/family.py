@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..checkpoint import fill
+from ..checkpoint import blueprint, filled
 from ..config import Activation, ModelConfig, Pooling
 from ..transformer import Transformer
 
@@ -164,8 +164,8 @@ def build(
         CheckpointError: a tensor is missing, unknown, given twice, misshapen or not finite; all in one message.
     """
     fields = Fields(config, f"{where}: config.json")
-    model = Transformer(family.config(fields, facts))
-    expected = model.state_dict()
+    plan = blueprint(family.config(fields, facts))
+    expected = plan.state_dict()
     found: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
     faults: list[str] = []
@@ -183,8 +183,7 @@ def build(
         else:
             found[ours] = tensor
     faults += [f"a copy of {name} differs from it" for name, t in copies.items() if not _equal(found.get(name), t)]
-    fill(model, found, where, faults)
-    return model
+    return filled(plan, found, where, faults)
 
 
 def _equal(tensor: Tensor | None, copy: Tensor) -> bool:

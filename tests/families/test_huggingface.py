@@ -196,6 +196,16 @@ def test_a_configuration_that_contradicts_itself(folder: Path) -> None:
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings"]
+)
+@pytest.mark.parametrize("size", [10**30, 2**31])
+def test_a_size_beyond_any_network(name: str, size: int, folder: Path) -> None:
+    change_json(folder / CONFIG, **{name: size})
+    with pytest.raises(ConfigError, match=rf"config.json: \w+ \({size}\) must be at most"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize("named", [["MambaForCausalLM"], [], ["BertModel", "BertModel"], "BertModel", None])
 def test_an_unknown_architecture_names_those_that_are_known(named: object, folder: Path) -> None:
     change_json(folder / CONFIG, architectures=named)

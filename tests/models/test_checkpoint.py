@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgewise.errors import CheckpointError, ConfigError
+from edgewise.models import checkpoint
 from edgewise.models.checkpoint import CONFIG, NOTICE, TRAINING, WEIGHTS, load_checkpoint, save_weights
 from edgewise.models.transformer import Transformer
 
@@ -57,6 +58,8 @@ def test_every_fault_is_in_one_message(folder: Path) -> None:
         tensors["encoder.layers.0.feed_forward.inner.bias"][1] = torch.nan
         tensors["encoder.layers.1.feed_forward.inner.bias"][0] = torch.inf
         tensors["decoder.layers.0.attention.query.bias"] = torch.zeros(16, dtype=torch.int8)
+        tensors["decoder.layers.0.attention.key.bias"] = torch.zeros(16, dtype=torch.float8_e4m3fn)
+        tensors["decoder.layers.0.attention.value.bias"] = torch.full((16,), 1e300, dtype=torch.float64)
 
     _change(folder, damage)
     with pytest.raises(CheckpointError, match="does not fit its config") as caught:
@@ -68,9 +71,44 @@ def test_every_fault_is_in_one_message(folder: Path) -> None:
         "embedding.weight has shape (3, 4), expected (23, 16)",
         "encoder.layers.0.feed_forward.inner.bias holds NaN or infinity",
         "encoder.layers.1.feed_forward.inner.bias holds NaN or infinity",
-        "decoder.layers.0.attention.query.bias has dtype torch.int8",
+        "decoder.layers.0.attention.query.bias has dtype torch.int8, expected one of torch.float16, torch.bfloat16, ",
+        "decoder.layers.0.attention.key.bias has dtype torch.float8_e4m3fn, expected one of",
+        "decoder.layers.0.attention.value.bias holds NaN or infinity, in float32",
     ):
         assert part in message
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_every_precision_becomes_float32(folder: Path, dtype: torch.dtype) -> None:
+    expected = load_checkpoint(folder).model.state_dict()
+    _change(folder, lambda tensors: tensors.update({name: t.to(dtype) for name, t in tensors.items()}))
+    for name, tensor in load_checkpoint(folder).model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, expected[name].to(dtype).float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("stack", "field", "size", "shape"),
+    [
+        (None, "vocab_size", 2**24, r"embedding.weight has shape \(23, 16\), expected \(16777216, 16\)"),
+        ("encoder", "d_ff", 2**20, r"inner.weight has shape \(24, 16\), expected \(1048576, 16\)"),
+        ("decoder", "n_layers", 256, r"missing decoder.layers.255.attention.key.bias"),
+    ],
+)
+def test_no_memory_is_taken_before_the_shapes_fit(
+    stack: str | None, field: str, size: int, shape: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    build = checkpoint.Transformer
+    monkeypatch.setattr(
+        checkpoint, "Transformer", lambda config: made.append(str(torch.empty(0).device)) or build(config)
+    )
+    data = json.loads((folder / CONFIG).read_text())
+    (data if stack is None else data[stack])[field] = size
+    (folder / CONFIG).write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=shape):
+        load_checkpoint(folder)
+    assert made == ["meta"]
 
 
 @pytest.mark.parametrize("archive", [True, False], ids=["zip", "pickle"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgewise.errors import ConfigError
-from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.config import ModelConfig, RopeConfig, StackConfig
 
 STACK: dict[str, Any] = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_ff": 16}
 MODEL: dict[str, Any] = {"vocab_size": 10, "max_positions": 32, "pad_id": 0, "start_id": 1, "end_id": 2}
@@ -52,6 +52,10 @@ def test_a_configuration_is_frozen() -> None:
         ({"d_model": -8}, r"d_model \(-8\) must be positive"),
         ({"n_heads": 0}, r"n_heads \(0\) must be positive"),
         ({"d_ff": 0}, r"d_ff \(0\) must be positive"),
+        ({"n_layers": 257}, r"n_layers \(257\) must be at most 256"),
+        ({"d_model": 10**30}, r"d_model \(10+\) must be at most 1048576"),
+        ({"n_heads": 1025}, r"n_heads \(1025\) must be at most 1024"),
+        ({"d_ff": 2**20 + 1}, r"d_ff \(1048577\) must be at most 1048576"),
         ({"n_heads": 3}, r"d_model \(8\) must be a multiple of n_heads \(3\)"),
         ({"d_model": 9, "n_heads": 3}, r"d_model \(9\) must be even"),
         ({"n_layers": 2.0}, r"n_layers \(2.0\) must be an integer"),
@@ -83,6 +87,9 @@ def test_a_stack_refuses(change: dict[str, Any], message: str) -> None:
         ({"encoder": STACK}, r"encoder \(.*\) must be a StackConfig or None"),
         ({"decoder": 3}, r"decoder \(3\) must be a StackConfig or None"),
         ({"max_positions": 0}, r"max_positions \(0\) must be positive"),
+        ({"max_positions": 10**30}, r"max_positions \(10+\) must be at most 16777216"),
+        ({"vocab_size": 2**24 + 1}, r"vocab_size \(16777217\) must be at most 16777216"),
+        ({"token_types": 10**30}, r"token_types \(10+\) must be at most 16777216"),
         ({"vocab_size": 0}, r"pad_id \(0\) must be a token id below vocab_size \(0\)"),
         ({"vocab_size": "10"}, r"vocab_size \('10'\) must be an integer"),
         ({"pad_id": -1}, r"pad_id \(-1\) must be a token id below vocab_size \(10\)"),
@@ -109,6 +116,11 @@ def test_a_stack_refuses(change: dict[str, Any], message: str) -> None:
 def test_a_model_refuses(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelConfig(**{**ENCODER, **change})
+
+
+def test_rotary_positions_refuse_a_context_beyond_any_network() -> None:
+    with pytest.raises(ConfigError, match=r"original_positions \(10+\) must be at most 16777216"):
+        RopeConfig(scaling="llama3", factor=8.0, original_positions=10**30)
 
 
 @pytest.mark.parametrize(
