@@ -115,7 +115,7 @@ class Facts:
         """The one token that ends a text; several are a fault."""
         given = fields.get("eos_token_id", (int, list), 2) if self.eos is None else self.eos
         ends = given if isinstance(given, list) else [given]
-        if len(ends) != 1 or not isinstance(ends[0], int):
+        if len(ends) != 1 or not isinstance(ends[0], int) or isinstance(ends[0], bool):
             fields.faults.append(f"eos_token_id is {given!r}, expected one token")
             return 0
         return int(ends[0])

@@ -287,8 +287,8 @@ def test_a_configuration_of_other_mathematics(
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("eos", [[0, 7], [], ["0"]])
-def test_several_end_tokens(eos: list[Any], copy: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("eos", [[0, 7], [], ["0"], True, False, [True]])
+def test_several_end_tokens(eos: Any, copy: Callable[[str], Path]) -> None:
     folder = copy("two heads a key")
     change_json(folder / "generation_config.json", eos_token_id=eos)
     with pytest.raises(ConfigError, match=r"eos_token_id is .*, expected one token"):
