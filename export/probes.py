@@ -118,19 +118,27 @@ def sweep(codec: Codec, room: int) -> Iterator[str]:
     used = 0
     for word, tokens in [*_spellings(codec), *_strange_characters(codec)]:
         if used + tokens > room and words:
-            yield _fitting(codec, words, room)
-            words, used = [], 0
+            text, words = _fitting(codec, words, room)
+            used = len(codec.encode(" ".join(words))) if words else 0
+            if text:
+                yield text
         if tokens <= room:
             words.append(word)
             used += tokens
-    if words:
-        yield _fitting(codec, words, room)
+    while words:
+        text, words = _fitting(codec, words, room)
+        if text:
+            yield text
 
 
-def _fitting(codec: Codec, words: Sequence[str], room: int) -> str:
-    """The words as one text; the first one, which no space precedes, may be split into more tokens than in between."""
-    kept = next((n for n in range(len(words), 1, -1) if len(codec.encode(" ".join(words[:n]))) <= room), 1)
-    return " ".join(words[:kept])
+def _fitting(codec: Codec, words: list[str], room: int) -> tuple[str, list[str]]:
+    """The first words as one text, and those that wait for the next.
+
+    The very first, which no space precedes, may be split into more tokens than in between: it is left out where it
+    does not fit even alone.
+    """
+    kept = next((n for n in range(len(words), 0, -1) if len(codec.encode(" ".join(words[:n]))) <= room), 0)
+    return " ".join(words[:kept]), words[max(kept, 1) :]
 
 
 def _spellings(codec: Codec) -> Iterator[tuple[str, int]]:
@@ -160,10 +168,11 @@ def _is_byte(codec: Codec, token: int) -> bool:
 
 
 def _strange_characters(codec: Codec) -> Iterator[tuple[str, int]]:
-    """Characters that the vocabulary lacks, until every byte that they fall back to has occurred."""
+    """Characters that the vocabulary lacks, until every byte that they fall back to has occurred, as ``_spellings``."""
+    before = len(codec.encode("a"))
     seen: set[int] = set()
     for code in [*range(1, 0x800), *range(0x800, 0xD800, 0x101), *range(0xE000, 0x10FFFD, 0x1F0F)]:
-        ids = codec.encode(chr(code)) if chr(code).strip() else []
+        ids = codec.encode(f"a {chr(code)}")[before:] if chr(code).strip() else []
         missing = {token for token in ids if _is_byte(codec, token)} - seen
         if missing:
             seen |= missing
