@@ -46,10 +46,12 @@ def read_huggingface(folder: Path) -> Checkpoint:
     files = weight_files(folder)
     tensors = _tensors(files)
     model = build(family, config, tensors, facts, str(folder))
-    vocabulary = _tokenizer(folder).get_vocab_size()
+    # The largest id counts, not how many there are: ids may have gaps.
+    vocabulary = 1 + max(_tokenizer(folder).get_vocab(with_added_tokens=True).values(), default=-1)
     if vocabulary > model.config.vocab_size:
         raise CheckpointError(
-            f"{folder / TOKENIZER} has {vocabulary} tokens, the network {model.config.vocab_size}: it is another one's"
+            f"{folder / TOKENIZER} has ids up to {vocabulary - 1}, the network {model.config.vocab_size} tokens: it is "
+            "another one's"
         )
     longest = min(model.config.max_positions, facts.max_tokens or model.config.max_positions)
     return Checkpoint(

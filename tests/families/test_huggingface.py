@@ -304,5 +304,18 @@ def test_another_networks_tokenizer(folder: Path) -> None:
     tokenizer = wordpiece()
     tokenizer.add_tokens(["x1", "x2", "x3", "x4"])
     (folder / TOKENIZER).write_text(tokenizer.to_str())
-    with pytest.raises(CheckpointError, match=f"has {len(PIECES) + 4} tokens, the network {len(PIECES) + 3}"):
+    with pytest.raises(CheckpointError, match=f"has ids up to {len(PIECES) + 3}, the network {len(PIECES) + 3} tokens"):
+        open_checkpoint(folder)
+
+
+def test_ids_with_gaps(folder: Path) -> None:
+    """Few tokens, one of them with an id that the network does not have."""
+    tokenizer = json.loads((folder / TOKENIZER).read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"] = len(PIECES) + 2
+    write_json(folder / TOKENIZER, tokenizer)
+    assert open_checkpoint(folder).model.config.vocab_size == len(PIECES) + 3
+    vocabulary["a"] = 5000
+    write_json(folder / TOKENIZER, tokenizer)
+    with pytest.raises(CheckpointError, match=f"has ids up to 5000, the network {len(PIECES) + 3} tokens"):
         open_checkpoint(folder)
