@@ -6,6 +6,7 @@ padding is the runtime's business and not read, and of its special tokens the co
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,11 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _special_tokens(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What the tokenizer puts before a text and after it; ``add_bos_token`` in its configuration goes before."""
+    """What the tokenizer puts before a text and after it; ``add_bos_token`` in its configuration goes before.
+
+    Raises:
+        CheckpointError: the configuration asks for something else before or after a text, or the text itself changes.
+    """
     tokenizer = _tokenizer(folder)
     bare, whole = (tokenizer.encode(_PROBE, add_special_tokens=special).ids for special in (False, True))
     place = next((i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare), None)
@@ -141,6 +146,12 @@ def _special_tokens(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _prefix_as_configured(folder: Path, tokenizer: Any, prefix: tuple[int, ...]) -> tuple[int, ...]:
     settings = _optional(folder / TOKENIZER_CONFIG)
+    for name, expected in (("add_bos_token", (True, False, None)), ("add_eos_token", (False, None))):
+        if not any(settings.get(name) is value for value in expected):
+            raise CheckpointError(
+                f"{folder / TOKENIZER_CONFIG}: {name} is {settings[name]!r}, expected "
+                f"{' or '.join(json.dumps(value) for value in expected[:-1])}: it would change what the network reads"
+            )
     adds, token = settings.get("add_bos_token"), settings.get("bos_token")
     text = token.get("content") if isinstance(token, dict) else token
     start = tokenizer.token_to_id(text) if isinstance(text, str) else None

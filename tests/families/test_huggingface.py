@@ -308,6 +308,26 @@ def test_another_networks_tokenizer(folder: Path) -> None:
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"add_eos_token": True}, "add_eos_token is True, expected false: it would change what the network reads"),
+        ({"add_eos_token": "no"}, "add_eos_token is 'no', expected false"),
+        ({"add_eos_token": 0}, "add_eos_token is 0, expected false"),
+        ({"add_bos_token": 1}, "add_bos_token is 1, expected true or false"),
+        ({"add_bos_token": "false"}, "add_bos_token is 'false', expected true or false"),
+    ],
+)
+def test_tokens_around_a_text_that_the_tokenizer_does_not_put(
+    setting: dict[str, object], message: str, folder: Path
+) -> None:
+    write_json(folder / "tokenizer_config.json", setting)
+    with pytest.raises(CheckpointError, match=rf"tokenizer_config.json: {message}"):
+        open_checkpoint(folder)
+    write_json(folder / "tokenizer_config.json", {"add_bos_token": None, "add_eos_token": False})
+    assert open_checkpoint(folder).model.config.start_id == 2
+
+
 def test_ids_with_gaps(folder: Path) -> None:
     """Few tokens, one of them with an id that the network does not have."""
     tokenizer = json.loads((folder / TOKENIZER).read_text())
