@@ -61,7 +61,7 @@ Progress = Callable[[int, int], None]
 KernelChooser = Callable[[dict[str, ir.Model], str, str], dict[str, Kernel]]
 
 LENGTH_PENALTY = 0.6
-NO_LICENCE = "No licence is stated."
+NO_LICENCE = "No licence file was found."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,9 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
 LICENCES = ("NOTICE", "LICENSE", "LICENSE.txt", "LICENSE.md")
 _LONGEST_NOTICE = 20_000  # characters, as in a bundle
+_CARD = "README.md"
+_FRONT_MATTER = re.compile(r"---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+_STATED = re.compile(r"""^license:[ ]*(["']?)([A-Za-z0-9][A-Za-z0-9._+-]{0,99})\1[ ]*$""", re.MULTILINE)
 _PROBE = "a"
 
 
@@ -179,4 +182,13 @@ def _name(folder: Path) -> str:
 def _notice(folder: Path) -> str:
     files = (folder / name for name in LICENCES)
     texts = (file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())
-    return next(texts, "")[:_LONGEST_NOTICE]
+    return next(texts, _stated_licence(folder))[:_LONGEST_NOTICE]
+
+
+def _stated_licence(folder: Path) -> str:
+    """What the front matter of a model card gives as ``license``; empty where it gives none, or several."""
+    file = folder / _CARD
+    card = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    front = _FRONT_MATTER.match(card)
+    stated = _STATED.search(front[1]) if front else None
+    return f"{stated[2]}\n\nAs {_CARD} states; the folder had no licence file.\n" if stated else ""

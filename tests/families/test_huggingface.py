@@ -60,6 +60,26 @@ def test_what_the_folder_says(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("card", "name"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\ntags: [x]\n---\n# A model\n", "apache-2.0"),
+        ("---\r\nlicense: 'mit'\r\n---\r\n", "mit"),
+        ("# A model\n\nlicense: mit\n", None),
+        ("---\nlanguage: en\n---\nlicense: mit\n", None),
+        ("---\nbase:\n  license: mit\nlicense: [mit, x]\n---\n", None),
+        ("---\nlicense: mit\n", None),
+        ("", None),
+    ],
+)
+def test_a_licence_that_only_the_model_card_states(card: str, name: str | None, folder: Path) -> None:
+    (folder / "README.md").write_bytes(card.encode())
+    expected = f"{name}\n\nAs README.md states; the folder had no licence file.\n" if name else ""
+    assert open_checkpoint(folder).notice == expected
+    (folder / "LICENSE").write_text("for tests\n")
+    assert open_checkpoint(folder).notice == "for tests\n"
+
+
+@pytest.mark.parametrize(
     ("path", "name"),
     [
         ("models--acme--small/snapshots/0f3c", "small"),

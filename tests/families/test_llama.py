@@ -237,6 +237,12 @@ def test_the_cache_holds_the_heads_of_keys(bundle: Callable[[str], Path]) -> Non
         assert not any(tensor.name == "cache_indirection" for tensor in graph.inputs)
 
 
+def test_a_bundle_of_a_folder_without_a_licence_says_so(bundle: Callable[[str], Path]) -> None:
+    with edgewise.load(bundle("two heads a key"), "cpu", "fp32", 1) as session:
+        assert session.manifest.licence.notice == "No licence file was found."
+    assert (bundle("two heads a key") / "LICENSE").read_text() == "No licence file was found.\n"
+
+
 def test_a_head_width_that_the_kernel_lacks_is_refused_for_cpu(tmp_path: Path) -> None:
     model = open_checkpoint(llama_folder(tmp_path / "narrow", hidden_size=32)).model
     graphs = portable_graphs(model)
