@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .blocked_bias import BIAS_INPUT
-from .patterns import CONTRIB, constant, replace_uses
+from .patterns import CONTRIB, constant, only_reader, replace_uses
 
 MOST_COLUMNS = 4096
 """Wider than this a product gains nothing: the vocabulary's stands alone."""
@@ -113,21 +113,15 @@ def _join_integers(graph: ir.Graph) -> None:
 
 
 def _scaled(product: ir.Node) -> _Scaled | None:
-    cast = _only_reader(product, "Cast")
-    by_weights = _only_reader(cast, "Mul")
-    by_rows = _only_reader(by_weights, "Mul")
+    cast = only_reader(product, "Cast")
+    by_weights = only_reader(cast, "Mul")
+    by_rows = only_reader(by_weights, "Mul")
     if by_weights is None or by_rows is None or not _is_constant(product.inputs[1]):
         return None
     weight_scale, row_scale = by_weights.inputs[1], by_rows.inputs[1]
     if weight_scale is None or row_scale is None or not _is_constant(weight_scale):
         return None
     return _Scaled(product, weight_scale, row_scale, by_rows)
-
-
-def _only_reader(node: ir.Node | None, op_type: str) -> ir.Node | None:
-    """The one node that reads the result of ``node`` first, if it is an ``op_type``."""
-    uses = list(node.outputs[0].uses()) if node is not None else []
-    return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and uses[0].node.op_type == op_type else None
 
 
 def _joined_integers(graph: ir.Graph, products: Sequence[_Scaled]) -> ir.Node:

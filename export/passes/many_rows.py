@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .patterns import CONTRIB, constant, replace_uses
+from .patterns import CONTRIB, constant, made_by, only_reader, replace_uses
 
 
 def fuse_many_rows(model: ir.Model) -> ir.Model:
@@ -26,8 +26,8 @@ def fuse_many_rows(model: ir.Model) -> ir.Model:
 
 
 def _quantize_rows(graph: ir.Graph, product: ir.Node) -> None:
-    cast = _before(product, 0, "Cast")
-    division = _before(_before(_before(cast, 0, "Add"), 0, "Round"), 0, "Div")
+    cast = made_by(product, "Cast")
+    division = made_by(made_by(made_by(cast, "Add"), "Round"), "Div")
     if cast is None or division is None:
         return
     x, scale = division.inputs
@@ -47,25 +47,11 @@ def _quantize_rows(graph: ir.Graph, product: ir.Node) -> None:
 
 
 def _scale_inside(graph: ir.Graph, product: ir.Node) -> None:
-    cast = _only_reader(product, "Cast")
-    scaled = _only_reader(cast, "Mul")
-    if scaled is None or cast is None or scaled.inputs[0] is not cast.outputs[0]:
+    scaled = only_reader(only_reader(product, "Cast"), "Mul")
+    if scaled is None:
         return
     x, weight, offset = product.inputs
     one = constant(graph, "one", ir.tensor(np.array(1, np.float32)))
     fused = ir.node("MatMulIntegerToFloat", [x, weight, one, scaled.inputs[1], offset], domain=CONTRIB)
     graph.insert_before(scaled, fused)
     replace_uses(scaled.outputs[0], fused.outputs[0])
-
-
-def _before(node: ir.Node | None, index: int, op_type: str) -> ir.Node | None:
-    """The node that makes an input of ``node``, if it is an ``op_type``."""
-    value = node.inputs[index] if node is not None else None
-    before = value.producer() if value is not None else None
-    return before if before is not None and before.op_type == op_type else None
-
-
-def _only_reader(node: ir.Node | None, op_type: str) -> ir.Node | None:
-    """The one node that reads the result of ``node``, if it is an ``op_type``."""
-    uses = list(node.outputs[0].uses()) if node is not None else []
-    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == op_type else None

@@ -37,6 +37,19 @@ def only_use(value: ir.Value, *op_types: str) -> ir.Node:
     return nodes[0]
 
 
+def made_by(node: ir.Node | None, op_type: str) -> ir.Node | None:
+    """The node that makes the first input of ``node``, if it is an ``op_type``."""
+    value = node.inputs[0] if node is not None and node.inputs else None
+    before = value.producer() if value is not None else None
+    return before if before is not None and before.op_type == op_type else None
+
+
+def only_reader(node: ir.Node | None, op_type: str) -> ir.Node | None:
+    """The one node that reads the result of ``node``, as its first input, if it is an ``op_type``."""
+    uses = list(node.outputs[0].uses()) if node is not None else []
+    return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and uses[0].node.op_type == op_type else None
+
+
 def self_attentions(graph: ir.Graph) -> Iterator[tuple[int, ir.Node]]:
     """Layer and node of every decoder self-attention."""
     return _attentions(graph, ".attention")

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .patterns import replace_uses
+from .patterns import made_by, replace_uses
 
 
 def straighten_shapes(model: ir.Model) -> ir.Model:
     """Rewrite ``model`` in place; nodes left without a reader are for the next clean-up."""
     for node in list(model.graph):
         if node.op_type == "Reshape":
-            size = _made_by(_made_by(node, "Squeeze"), "Shape")
+            size = made_by(made_by(node, "Squeeze"), "Shape")
             target = node.inputs[1].const_value if node.inputs[1] is not None else None
             if size is not None and target is not None and target.numpy().tolist() == [-1]:
                 replace_uses(node.outputs[0], size.outputs[0])
     return model
-
-
-def _made_by(node: ir.Node | None, op_type: str) -> ir.Node | None:
-    """The node before ``node``'s first input, if it is an ``op_type``."""
-    value = node.inputs[0] if node is not None and node.inputs else None
-    before = value.producer() if value is not None else None
-    return before if before is not None and before.op_type == op_type else None

@@ -51,6 +51,21 @@ def test_around_the_heads_of_an_attention(portable: Portable) -> None:
     assert use.node.name == "decoder.layers.0.attention.output"
 
 
+def test_the_node_before_and_the_one_reader() -> None:
+    graph, values = _chain("Relu", "Cast")
+    relu, cast = graph
+    assert patterns.made_by(cast, "Relu") is relu
+    assert patterns.made_by(patterns.made_by(cast, "Relu"), "Cast") is None
+    assert patterns.only_reader(relu, "Cast") is cast
+    assert patterns.only_reader(relu, "Mul") is None
+    assert patterns.only_reader(None, "Cast") is None
+    assert patterns.only_reader(cast, "Mul") is None
+    graph.append(ir.node("Mul", [values[0], values[2]]))
+    assert patterns.only_reader(cast, "Mul") is None  # read second
+    graph.append(ir.node("Cast", [values[1]]))
+    assert patterns.only_reader(relu, "Cast") is None  # read twice
+
+
 def test_producer_of_another_type() -> None:
     _, values = _chain("Relu")
     with pytest.raises(ExportError, match="after_Relu: expected a Add or Concat node before it, found Relu"):
