@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
+from edgewise.errors import ExportError
 from edgewise.export.passes.encoder_attention import fuse_encoder_attention
 from edgewise.export.passes.patterns import copy_of, finish
+from edgewise.export.portable import portable_graphs
+from edgewise.export.variants import variant_graphs
 
-from ..conftest import NETWORKS
+from ..conftest import NETWORKS, POST, PRE, Arrays, network
 from .conftest import compute, decoder_sizes, random_inputs
 
 pytestmark = pytest.mark.slow
 Portable = Callable[[str, str], ir.Model]
 Compare = Callable[..., None]
+Run = Callable[[str, Path, Arrays], Arrays]
 ENCODERS = [name for name in NETWORKS if not name.startswith("decoder")]
 
 
@@ -57,3 +64,29 @@ def test_a_decoder_stays_as_it_is(portable: Portable) -> None:
     count = len(model.graph)
     assert fuse_encoder_attention(model) is model
     assert len(model.graph) == count
+
+
+@pytest.mark.parametrize("change", [POST, PRE], ids=["post", "pre"])
+def test_attention_without_biases(change: dict[str, Any], assert_close: Compare) -> None:
+    """Against PyTorch, whole: the variant as it is exported."""
+    reference = network("encoder", {**change, "attention_bias": False})
+    model = variant_graphs(portable_graphs(reference), "cpu")["encoder"]
+    assert Counter(node.op_type for node in model.graph)["MultiHeadAttention"] == 2
+    inputs = random_inputs(model, decoder_sizes(3, 1, 1, 0, 7))
+    with torch.no_grad():
+        expected = reference.encode(torch.from_numpy(inputs["ids"]), torch.from_numpy(inputs["mask"]))
+    assert_close(compute(model, inputs)["hidden"], expected.numpy())
+
+
+def test_heads_that_share_keys_are_refused_for_cpu(tmp_path: Path, run: Run, assert_close: Compare) -> None:
+    """OpenVINO, which the message names, gives PyTorch's numbers."""
+    reference = network("encoder", {**POST, "n_kv_heads": 1})
+    graphs = portable_graphs(reference)
+    with pytest.raises(ExportError, match=r"attention: 2 heads over 1 of keys .* export it for openvino only"):
+        variant_graphs(graphs, "cpu")
+    model = variant_graphs(graphs, "openvino")["encoder"]
+    ir.save(model, tmp_path / "encoder.onnx")
+    inputs = random_inputs(model, decoder_sizes(3, 1, 1, 0, 7))
+    with torch.no_grad():
+        expected = reference.encode(torch.from_numpy(inputs["ids"]), torch.from_numpy(inputs["mask"]))
+    assert_close(run("openvino", tmp_path / "encoder.onnx", inputs)["hidden"], expected.numpy())
