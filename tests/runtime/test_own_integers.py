@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,4 +133,13 @@ def test_class_scores_are_compared_as_they_are() -> None:
 
 def test_nothing_is_asked_of_the_processor_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saturation, "_largest_sum", lambda: pytest.fail("asked"))
-    assert not own_integers.must_agree(_Engine("NPU"))  # type: ignore[arg-type]
+    assert not own_integers.must_agree(_Engine("NPU"), True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("engine", "papers_own", "required"),
+    [("openvino", True, True), ("openvino", False, False), ("onnxruntime", False, True)],
+)
+def test_openvino_may_round_other_networks_by_its_own_rules(engine: str, papers_own: bool, required: bool) -> None:
+    opened = SimpleNamespace(describe=lambda: {"engine": engine, "device": "CPU"})
+    assert own_integers.must_agree(opened, papers_own) is required  # type: ignore[arg-type]

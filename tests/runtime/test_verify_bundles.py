@@ -7,18 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from edgewise.models.tokenizer import train_bpe
+from edgewise.pipeline import export_bundle
+from edgewise.quantize.graph import VOCABULARY, matrices
+from edgewise.quantize.schemes import Kernel
 from edgewise.runtime.engines import openvino
 from edgewise.runtime.load import load
 from edgewise.runtime.verification import VerificationReport
 
-from ..bundles import Damaged, tiny_bundle
+from ..bundles import Damaged, record_few_cases, tiny_bundle
 from ..tiny_checkpoint import LINES, VOCAB_SIZE
 from .test_verify import permuted
 
 VARIANTS = ("cpu-fp32", "cpu-int8", "openvino-fp32", "openvino-int8")
+TRANSLATOR = Path(__file__).resolve().parents[2] / "checkpoints" / "translate-en-de"
 FP32 = ("cpu-fp32", "openvino-fp32")
 INT8 = ("cpu-int8", "openvino-int8")
 
@@ -152,9 +157,21 @@ def test_the_shipped_bundle_shows_a_few_flipped_bits(embedded: Damaged, variant:
     assert any("steady steps" in fault for fault in replay(embedded.path, variant).faults)
 
 
+def _blocks(graphs: dict[str, ir.Model], precision: str, target: str) -> dict[str, Kernel]:
+    return dict.fromkeys(
+        [VOCABULARY, *(name for graph in graphs.values() for _, name, _ in matrices(graph))], "int8-blocks"
+    )
+
+
 @pytest.mark.slow
-def test_onnxruntime_may_leave_activations_as_they_are(embedded: Damaged) -> None:
+def test_onnxruntime_may_leave_activations_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does where it has no int8 kernel for MatMulNBits."""
+    monkeypatch.setattr("edgewise.pipeline.record_cases", record_few_cases)
+    export_bundle(TRANSLATOR, tmp_path / "made", ["cpu"], ["int8"], None, 0.3, lambda *_: None, kernels=_blocks)
+    embedded = Damaged(tmp_path / "made", tmp_path / "changed")
+    as_made = replay(embedded.path, "cpu-int8").own_integers
+    assert as_made is not None
+    assert as_made.arithmetic == "int8"
     for file in (embedded.path / "cpu-int8").glob("*.onnx"):
         graph = onnx.load(file, load_external_data=False)
         for node in graph.graph.node:
