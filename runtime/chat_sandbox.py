@@ -15,7 +15,7 @@ import json
 import operator
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from functools import wraps
-from types import BuiltinMethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateAssertionError, TemplateError, Undefined, nodes
@@ -295,9 +295,13 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     # The names of keyword arguments are the template's, so that these parameters need names that it cannot have.
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(__obj, MethodType) and __obj.__self__ is __self:
+            # What ``_Bounded`` put there: an expression, which pays for itself.
+            return super().call(__context, __obj, *args, **kwargs)
         __self.spend(__self.turn)
         if isinstance(__obj, BuiltinMethodType):  # of a text or a mapping; not a macro
-            values = (*args, *kwargs.values())
+            # Jinja adds the variables of loops and blocks for functions that ask for a context.
+            values = [*args, *(v for k, v in kwargs.items() if k not in ("_loop_vars", "_block_vars"))]
             for value in values:
                 __self.read(value)
             if isinstance(__obj.__self__, str) and __obj.__name__ not in ("endswith", "startswith"):

@@ -123,6 +123,14 @@ def test_contents_are_no_templates() -> None:
     assert "{{ 1 + 1 }}" in render(CHATML, CHAT)
 
 
+@pytest.mark.parametrize("source", [CHATML, TURNS], ids=["chatml", "turns"])
+@pytest.mark.parametrize(("n", "length"), [(2000, 400), (100, 9000), (2, 450_000)])
+def test_the_budget_is_enough_for_long_chats(source: str, n: int, length: int) -> None:
+    messages = [{"role": ("user", "assistant")[i % 2], "content": "word " * (length // 5)} for i in range(n)]
+    found = render(source, messages, variables=VARIABLES, control_tokens=["<|im_start|>", "[INST]"])
+    assert found == plain(source, messages=messages, add_generation_prompt=True, **VARIABLES)
+
+
 def test_a_template_is_used_again() -> None:
     """Every rendering has a budget of its own."""
     template = ChatTemplate("{% for i in range(500) %}" + "x" * 20_000 + "{% endfor %}")
