@@ -187,4 +187,5 @@ def build(
 
 
 def _equal(tensor: Tensor | None, copy: Tensor) -> bool:
-    return tensor is not None and tensor.shape == copy.shape and bool(torch.equal(tensor, copy))
+    """As float32: types of eight bits, refused later, compare with no other."""
+    return tensor is not None and tensor.shape == copy.shape and bool(torch.equal(tensor.float(), copy.float()))

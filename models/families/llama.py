@@ -6,6 +6,7 @@ from ``transformers/modeling_rope_utils.py`` there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,7 +120,9 @@ def rope_of(fields: Fields) -> Any:
 
 def _number(name: str, value: Any) -> Any:
     """JSON writes 8.0 as 8 at times, and a length never as a float."""
-    return float(value) if isinstance(value, int) and name != "original_max_position_embeddings" else value
+    if not isinstance(value, int) or isinstance(value, bool) or name == "original_max_position_embeddings":
+        return value
+    return float(value) if abs(value) < 2**63 else math.inf  # refused like any other that is not finite
 
 
 LLAMA = Family(

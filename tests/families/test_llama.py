@@ -275,6 +275,9 @@ def copy(folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]
         ),
         ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, r"low_freq_factor \(4.0\) must be below"),
         ({"rope_parameters": {**LLAMA3, "factor": "8"}}, r"factor \('8'\) must be a positive number"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 10**400}}, r"theta \(inf\) must be a positive"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -(10**400)}}, r"theta \(inf\) must be a positive"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": True}}, r"theta \(True\) must be a positive"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2.0}},
             "rope_parameters stand beside rope_theta or rope_scaling",
@@ -351,6 +354,10 @@ def test_a_tied_matrix_may_be_stored_twice_but_not_differ(copy: Callable[[str], 
     tensors["lm_head.weight"][0, 0] += 1
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"a copy of embedding.weight differs from it"):
+        open_checkpoint(folder)
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"embedding.weight has dtype torch.float8_e4m3fn, expected one of"):
         open_checkpoint(folder)
 
 
