@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .patterns import replace_uses
+from .patterns import hand_over_output, replace_uses
 
 BIAS_INPUT = 5
 
@@ -21,7 +21,7 @@ def fuse_blocked_bias(model: ir.Model) -> ir.Model:
                 node.resize_inputs(BIAS_INPUT + 1)
                 node.replace_input_with(BIAS_INPUT, add.inputs[1])
                 replace_uses(add.outputs[0], node.outputs[0])
-                _hand_over_output(model.graph, add, node)
+                hand_over_output(model.graph, add.outputs[0], node.outputs[0])
     return model
 
 
@@ -35,14 +35,3 @@ def _bias_after(node: ir.Node) -> ir.Node | None:
     width = node.attributes["N"].as_int()
     known = bias is not None and bias.const_value is not None and tuple(bias.const_value.shape) == (width,)
     return add if known else None
-
-
-def _hand_over_output(graph: ir.Graph, add: ir.Node, node: ir.Node) -> None:
-    """Where the sum was an output of the graph, the product is now."""
-    old, new = add.outputs[0], node.outputs[0]
-    for i, value in enumerate(graph.outputs):
-        if value is old:
-            name, new.type, new.shape = old.name, old.type, old.shape
-            old.name = None
-            new.name = name
-            graph.outputs[i] = new

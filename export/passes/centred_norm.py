@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .patterns import constant, replace_uses
+from .patterns import constant, hand_over_output, replace_uses
 
 
 def centre_norms(model: ir.Model) -> ir.Model:
@@ -34,8 +34,4 @@ def _centre(graph: ir.Graph, norm: ir.Node) -> None:
     shifted = ir.node("Add", [normed.outputs[0], shift], name=norm.name)
     graph.insert_before(norm, [mean, centred, normed, shifted])
     replace_uses(norm.outputs[0], shifted.outputs[0])
-    for i, value in enumerate(graph.outputs):
-        if value is norm.outputs[0]:
-            name, shifted.outputs[0].shape, shifted.outputs[0].type = value.name, value.shape, value.type
-            value.name, shifted.outputs[0].name = None, name
-            graph.outputs[i] = shifted.outputs[0]
+    hand_over_output(graph, norm.outputs[0], shifted.outputs[0])

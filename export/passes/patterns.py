@@ -112,6 +112,16 @@ def replace_uses(old: ir.Value, new: ir.Value) -> None:
         use.node.replace_input_with(use.idx, new)
 
 
+def hand_over_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Where ``old`` is an output of the graph, ``new`` is it from now on, under the same name."""
+    for i, value in enumerate(graph.outputs):
+        if value is old:
+            name, new.type, new.shape = old.name, old.type, old.shape
+            old.name = None
+            new.name = name
+            graph.outputs[i] = new
+
+
 def add_input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]) -> ir.Value:
     """A new graph input."""
     value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

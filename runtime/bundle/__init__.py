@@ -75,7 +75,8 @@ class Bundle:
         check_folder(root)
         manifest = read_manifest(root / MANIFEST_FILE)
         check_containment(root, manifest, allow_hard_links=allow_hard_links)
-        left_out = [v.folder for v in manifest.variants if v != choose(manifest)] if choose else []
+        chosen = choose(manifest) if choose else None
+        left_out = [v.folder for v in manifest.variants if chosen is not None and v != chosen]
         check_files(root, manifest, hashes=verify, left_out=left_out)
         graphs = {file: _scan(root, manifest, variant.folder, file) for variant, file in _graph_files(manifest)}
         _check_signatures(manifest, graphs)
