@@ -58,7 +58,7 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed ## what edgewise is compared with: environments, and the models converted for them
 	$(BIN)/python -m edgewise.benchmarks.peers prepare $(if $(MULTI30K),,s1)
 
-bench: peers ## half an hour of the comparison with other libraries; needs MULTI30K
+bench: peers ## the comparison with other libraries (an estimated half hour); needs MULTI30K
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
 	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg peers.json >/dev/null
 
