@@ -358,6 +358,8 @@ def _open(file: Path, threads: int) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    # Every session has threads of its own. Without this, those of one graph spin on while another graph runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     with _failures(f"open {file.name}"):
         return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=False)
 
