@@ -1,6 +1,7 @@
 """Recording reference cases: what PyTorch makes of chosen inputs, while it is at hand.
 
-The numbers come from the naive search of :mod:`edgewise.models.decode` on the float32 network.
+The numbers come from the naive search of :mod:`edgewise.models.decode` on the float32 network; of a network too large
+for that, from one pass over what a cached search found (:mod:`edgewise.models.cached`).
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..models import decode
+from ..models import cached, decode
 from ..models.checkpoint import Checkpoint
 from ..models.decode import Decoded
 from ..runtime.bundle.cases import (
@@ -98,7 +100,7 @@ class _Recorder:
         self.model, self.config = checkpoint.model, checkpoint.model.config
         self.spec = ModelSpec.from_json(self.config.to_json())
         self.codec, self.max_context = codec, max_context
-        self.steps, self.to_the_end = MOST_STEPS, True
+        self.steps, self.to_the_end, self.cached = MOST_STEPS, True, False
         has_vocabulary = self.config.head == "vocabulary"
         self.logit_ids = spread_ids(self.config.vocab_size, self.config.end_id) if has_vocabulary else ()
 
@@ -107,11 +109,19 @@ class _Recorder:
         room = self.max_context - 2
         if self.model.decoder is None:
             return list(probes(self.codec, room))
-        effort = Effort(weights=sum(p.numel() for p in self.model.parameters()), beams=BEAM_SIZE)
+        naive = Effort(weights=sum(p.numel() for p in self.model.parameters()), beams=BEAM_SIZE)
+        if naive.room(room) == room:
+            asked = self._fitting(room, naive)
+            if self.to_the_end:
+                return asked
+        return self._fitting(room, replace(naive, cached=True))
+
+    def _fitting(self, room: int, effort: Effort) -> list[Probe]:
         fitting = effort.room(room)
         asked = effort.kept(list(probes(self.codec, fitting)), min(fitting, SWEEP_TOKENS))
         self.steps = effort.steps([len(self._text_ids(probe.text)) for probe in ordinary(asked)])
         self.to_the_end = fitting == room and self.steps == MOST_STEPS
+        self.cached = effort.cached
         return asked
 
     def decoded(self, probe: Probe) -> Iterator[Case]:
@@ -119,8 +129,7 @@ class _Recorder:
         ids = self._text_ids(probe.text)
         input_ids = self.spec.source(ids) if self.model.encoder else self.spec.prompt(ids)
         limit = self._limit(probe, len(input_ids))
-        greedy = decode.greedy(self.model, input_ids, limit)
-        beam = decode.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)[0]
+        greedy, beam = self._searched(input_ids, limit)
         prompt = () if self.model.encoder else input_ids
         yield Case(
             name=probe.name,
@@ -130,6 +139,13 @@ class _Recorder:
             greedy=self._greedy(greedy, prompt),
             beam=self._beam(beam, prompt),
         )
+
+    def _searched(self, input_ids: tuple[int, ...], limit: int) -> tuple[Decoded, Decoded]:
+        if self.cached:
+            greedy = cached.greedy(self.model, input_ids, limit)
+            return greedy, cached.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)
+        greedy = decode.greedy(self.model, input_ids, limit)
+        return greedy, decode.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)[0]
 
     @torch.inference_mode()
     def masked(self, probe: Probe) -> Iterator[Case]:

@@ -110,8 +110,6 @@ def beam(
 ) -> list[list[Decoded]]:
     """Cached beam search of a batch: arguments and results of :func:`edgewise.models.decode.beam_batch`.
 
-    ``decision_gap`` is of no use here: only the best ``2K`` candidates are looked at, not the first that missed.
-
     Raises:
         ValueError: prompts of a decoder-only model differ in length.
     """
@@ -137,18 +135,18 @@ def beam(
 def _advance(live: list[SentenceBeams], totals: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Let every sentence choose. For those not done now: next tokens ``(R, 1)``, the rows continued, their totals."""
     beam_size = live[0].beam_size
-    best = log_probs.topk(2 * beam_size)  # no sentence can choose more from one row
+    wanted = min(2 * beam_size + 1, log_probs.shape[1])  # no sentence can choose more from one row, or miss more
+    best = log_probs.topk(wanted)
     sums = (totals[:, None] + best.values).view(len(live), -1)
     columns = (sums, best.values.view(len(live), -1), best.indices.view(len(live), -1))
     ids, parents, live_totals = [], [], []
     for b, (sentence, *rows) in enumerate(zip(live, *(c.tolist() for c in columns), strict=True)):
         places = [
-            (-total, i // (2 * beam_size), token, value)
-            for i, (total, value, token) in enumerate(zip(*rows, strict=True))
+            (-total, i // wanted, token, value) for i, (total, value, token) in enumerate(zip(*rows, strict=True))
         ]
         ranked = [Candidate(beam, token, value, -cost) for cost, beam, token, value in sorted(places)]
         chosen = [c for c in ranked[: 2 * beam_size] if c.token != sentence.end_id][:beam_size]
-        sentence.advance(ranked[: 2 * beam_size])
+        sentence.advance(ranked[:wanted])
         if not sentence.done:
             ids += [[c.token] for c in chosen]
             parents += [b * beam_size + c.beam for c in chosen]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.export import effort
+from edgewise.export import cases, effort
 from edgewise.export.cases import BEAM_SIZE, record_cases
 from edgewise.export.effort import Effort, ordinary
-from edgewise.export.probes import LONGEST, Probe
+from edgewise.export.probes import LONGEST, Probe, probes
 from edgewise.models.checkpoint import load_checkpoint
 from edgewise.runtime.tokenizer import Tokenizer
 
@@ -36,8 +36,17 @@ def test_the_shipped_sizes_are_asked_everything() -> None:
     assert small.kept([*TEXTS, LONG, *SWEEPS], 254) == [*TEXTS, LONG, *SWEEPS]
 
 
-def test_a_large_network_stays_within_the_effort() -> None:
-    large = Effort(weights=135_000_000, beams=BEAM_SIZE)
+def test_the_cost_with_a_cache_is_that_of_every_token_read() -> None:
+    weights, beams, length, steps = 7, 5, 20, 11
+    greedy, one_pass = length + steps - 1, length + steps - 1
+    by_beams = length + beams * (steps - 1)
+    cost = Effort(weights=weights, beams=beams, cached=True).cost(length, steps)
+    assert cost == pytest.approx(weights * (greedy + one_pass + by_beams), rel=0.06)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_large_network_stays_within_the_effort(cached: bool) -> None:
+    large = Effort(weights=135_000_000, beams=BEAM_SIZE, cached=cached)
     room, steps = large.room(8190), large.steps([30] * 45)
     kept = large.kept([*TEXTS, LONG, *SWEEPS], 256)
     sweeps = [probe for probe in kept if probe.short]
@@ -46,11 +55,12 @@ def test_a_large_network_stays_within_the_effort() -> None:
     assert 0 < len(sweeps) < len(SWEEPS)
     assert [probe for probe in kept if not probe.short] == [*TEXTS, LONG]
     total = 45 * large.cost(30, steps) + large.cost(room, effort.FEWEST_STEPS) + len(sweeps) * large.cost(256, 2)
-    assert total <= effort.EFFORT * 1.1
+    assert total <= large.most * 1.1
 
 
-def test_a_huge_network_is_asked_the_least() -> None:
-    huge = Effort(weights=10**12, beams=BEAM_SIZE)
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_huge_network_is_asked_the_least(cached: bool) -> None:
+    huge = Effort(weights=10**12, beams=BEAM_SIZE, cached=cached)
     assert huge.room(4096) == effort.SHORTEST_ROOM
     assert huge.steps([30] * 45) == effort.FEWEST_STEPS
     assert huge.kept(SWEEPS, 256) == SWEEPS[:1]
@@ -64,10 +74,32 @@ def test_cases_follow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     checkpoint = load_checkpoint(write_checkpoint(tmp_path / "lm", "generate", max_positions=96))
     codec = Tokenizer.open(checkpoint.tokenizer_file)
     weights = sum(p.numel() for p in checkpoint.model.parameters())
-    monkeypatch.setattr(effort, "EFFORT", 2 * weights * (1 + BEAM_SIZE) * 40 * 8 * 20)
-    cases = {case.name: case for case in record_cases(checkpoint, "generate", codec, 96).cases}
-    lengths = {name: case.max_new_tokens for name, case in cases.items()}
+    monkeypatch.setattr(effort, "EFFORT", 1.0)
+    monkeypatch.setattr(effort, "CACHED_EFFORT", 2 * weights * 40 * (3 * 20 + (2 + BEAM_SIZE) * 6))
+    found = {case.name: case for case in record_cases(checkpoint, "generate", codec, 96).cases}
+    lengths = {name: case.max_new_tokens for name, case in found.items()}
     assert lengths["caption-00"] in (2, 4, 8)
     assert lengths["longest"] == 2
-    assert len(cases["longest"].input_ids) > 60
-    assert sum(name.startswith("vocabulary-") for name in cases) >= 1
+    assert len(found["longest"].input_ids) > 60
+    assert sum(name.startswith("vocabulary-") for name in found) >= 1
+
+
+def test_with_a_cache_the_reference_answers_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load_checkpoint(write_checkpoint(tmp_path / "lm", "generate", max_positions=96))
+    codec = Tokenizer.open(checkpoint.tokenizer_file)
+    kept = ("empty", "caption-0", "digits", "vocabulary-000")
+    few = [probe for probe in probes(codec, 94) if probe.name.startswith(kept)]
+    monkeypatch.setattr(cases, "probes", lambda codec, room: few)
+    naive = record_cases(checkpoint, "generate", codec, 96).cases
+    monkeypatch.setattr(effort, "EFFORT", 1.0)
+    for one, other in zip(record_cases(checkpoint, "generate", codec, 96).cases, naive, strict=True):
+        assert one.greedy is not None and one.beam is not None
+        assert other.greedy is not None and other.beam is not None
+        assert (one.name, one.greedy.tokens, one.beam.tokens) == (other.name, other.greedy.tokens, other.beam.tokens)
+        assert one.greedy.text == other.greedy.text
+        assert one.beam.margin == pytest.approx(other.beam.margin, abs=1e-4)
+        assert one.beam.score == pytest.approx(other.beam.score, abs=1e-4)
+        for step, naive_step in zip(one.greedy.steps, other.greedy.steps, strict=True):
+            assert step.top_ids == naive_step.top_ids
+            assert step.logits == pytest.approx(naive_step.logits, abs=1e-4)
+            assert step.folds == pytest.approx(naive_step.folds, abs=1e-3)

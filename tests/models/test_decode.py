@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from edgewise.models import decode, generate
+from edgewise.models import cached, decode, generate
 from edgewise.models.decode import Candidate, SentenceBeams
 from edgewise.models.transformer import Transformer
 
@@ -156,7 +157,35 @@ def test_cached_generation_is_the_oracle(seed: int, beam_size: int, architecture
             assert one.normalized_score == pytest.approx(other.normalized_score, abs=1e-4)
 
 
-@pytest.mark.parametrize("cached", [generate.greedy, lambda m, s, n: generate.beam(m, s, 2, 0.6, n)])
-def test_cached_generation_refuses_prompts_of_different_lengths(cached) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("architecture", ["encoder-decoder", "decoder"])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_cache_finds_has_the_oracles_logits_and_gaps(seed: int, architecture: str) -> None:
+    model = tiny_model(seed, architecture)  # type: ignore[arg-type]
+    source = [START, 4 + seed] if architecture == "decoder" else random_sources(seed, 1)[0]
+    one, other = cached.greedy(model, source, 20), decode.greedy(model, source, 20)
+    assert (one.tokens, one.finish_reason) == (other.tokens, other.finish_reason)
+    assert one.logits is not None and other.logits is not None
+    torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-5)
+    assert one.score == sum(one.token_log_probs) == pytest.approx(other.score, abs=1e-5)
+    assert one.normalized_score == pytest.approx(other.normalized_score, abs=1e-5)
+    assert one.decision_gap == pytest.approx(other.decision_gap, abs=1e-5)
+    (by_beams,) = decode.beam(model, source, 4, 0.6, 20)
+    found = cached.beam(model, source, 4, 0.6, 20)
+    assert found.tokens == by_beams.tokens
+    assert found.decision_gap == pytest.approx(by_beams.decision_gap, abs=1e-5)
+
+
+def test_where_the_cache_went_another_way_the_oracle_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, source = tiny_model(0), random_sources(0, 1)[0]
+    expected = decode.greedy(model, source, 12)
+    astray = generate.greedy(model, [source], 12)[0]
+    astray = replace(astray, tokens=(*astray.tokens[:-1], astray.tokens[-1] ^ 1))
+    monkeypatch.setattr(generate, "greedy", lambda *_: [astray])
+    found = cached.greedy(model, source, 12)
+    assert (found.tokens, found.token_log_probs) == (expected.tokens, expected.token_log_probs)
+
+
+@pytest.mark.parametrize("search", [generate.greedy, lambda m, s, n: generate.beam(m, s, 2, 0.6, n)])
+def test_cached_generation_refuses_prompts_of_different_lengths(search) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=r"must be equally long; these are \[1, 2\]"):
-        cached(tiny_model(0, "decoder"), [[START], [START, 5]], 4)
+        search(tiny_model(0, "decoder"), [[START], [START, 5]], 4)
