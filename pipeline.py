@@ -22,7 +22,7 @@ from .errors import ConfigError, ExportError, GateError
 from .export.cases import record_cases
 from .export.portable import portable_graphs
 from .export.quantized_cases import record_quantized
-from .export.variants import LAYOUTS, variant_graphs
+from .export.variants import LAYOUTS, alignment_layer, variant_graphs
 from .export.weights import write_graphs
 from .models.checkpoint import Checkpoint
 from .models.config import ModelConfig
@@ -239,6 +239,7 @@ class _Builder:
             },
             variants=tuple(variants),
             files=file_entries(self.folder),
+            alignment_layer=alignment_layer(self.portable),
         )
         write_manifest(self.folder, manifest)
 

@@ -9,13 +9,15 @@ import onnx_ir as ir
 from ..errors import ExportError
 from ..runtime.bundle import signature as names
 from ..runtime.bundle.manifest import Layout
+from .passes.attention_weights import attention_graph, reads_whole_heads
 from .passes.blocked_bias import fuse_blocked_bias
 from .passes.candidates import choose_candidates
 from .passes.centred_norm import centre_norms
+from .passes.cross_attention import fuse_cross_attention
 from .passes.encoder_attention import fuse_encoder_attention
 from .passes.joined_products import join_products
 from .passes.many_rows import fuse_many_rows
-from .passes.patterns import finish
+from .passes.patterns import cross_attentions, finish
 from .passes.plain_shapes import straighten_shapes
 from .passes.shared_cache import OPSET, prefill_graph, step_graph
 
@@ -26,13 +28,18 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
     """The graphs of ``target`` from the portable ones, which stay as they are.
 
     ``cpu``: ``encoder``, ``prefill`` and ``step`` in ONNX Runtime's operators. ``openvino``: the portable graphs
-    themselves, which its engine makes stateful when it opens them.
+    themselves, which its engine makes stateful when it opens them. Both have an ``alignment`` graph where there are
+    source and target: see :func:`alignment_layer`.
 
     Raises:
         ExportError: no variant is made for this target.
     """
+    layer = alignment_layer(portable)
     if target == "openvino":
-        return {name: finish(model.clone(), model.graph.opset_imports[""]) for name, model in portable.items()}
+        graphs = {name: finish(model.clone(), model.graph.opset_imports[""]) for name, model in portable.items()}
+        if layer is not None:
+            graphs[names.ALIGNMENT] = attention_graph(portable[names.DECODER], layer)
+        return graphs
     if target != "cpu":
         raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
     graphs = {}
@@ -43,7 +50,25 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         decoder = portable[names.DECODER]
         graphs[names.STEP] = choose_candidates(_for_onnxruntime(step_graph(decoder)))
         graphs[names.PREFILL] = choose_candidates(_for_onnxruntime(fuse_many_rows(prefill_graph(decoder))))
+        if layer is not None:
+            weights = fuse_cross_attention(attention_graph(decoder, layer))
+            graphs[names.ALIGNMENT] = _for_onnxruntime(fuse_many_rows(straighten_shapes(weights)))
     return graphs
+
+
+def alignment_layer(portable: Mapping[str, ir.Model]) -> int | None:
+    """The decoder layer whose cross-attention is the alignment: the last.
+
+    ``None`` where nothing is aligned: without an encoder, or with heads that share keys. The last layer is also
+    CTranslate2's default (``alignment_layer=-1``), and of the four of the shipped translator the one that agrees best
+    with a lexicon: of 964 tokens, in translations of 300 captions of Multi30k's ``val``, that have one partner by
+    Dice's coefficient over ``train``, it looks most at the partner of 91 %; the layer before it, the best of six in
+    Garg et al. 2019, at that of 87 %, the others at those of 69 and 11 %.
+    """
+    decoder = portable.get(names.DECODER)
+    if names.ENCODER not in portable or decoder is None or not reads_whole_heads(decoder):
+        return None
+    return max(layer for layer, _ in cross_attentions(decoder.graph))
 
 
 def _for_onnxruntime(model: ir.Model) -> ir.Model:

@@ -22,6 +22,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "model": dataclasses.asdict(manifest.model),
         "max_context": manifest.max_context,
         "generation": dataclasses.asdict(manifest.generation) if manifest.generation else None,
+        "alignment_layer": manifest.alignment_layer,
         "variants": [_variant(bundle, variant) for variant in manifest.variants],
         "bytes": sum(entry.bytes for entry in manifest.files),
         "files": [dataclasses.asdict(entry) for entry in manifest.files],
@@ -83,6 +84,8 @@ def _model(bundle: Bundle) -> Iterator[str]:
         yield f"  vectors of {model.encoder.d_model} numbers: {pooled}{', normalized' if model.normalize else ''}"
     if model.class_names:
         yield f"  classes: {', '.join(model.class_names)}"
+    if bundle.manifest.alignment_layer is not None:
+        yield f"  alignments: mean over the heads of decoder layer {bundle.manifest.alignment_layer}, counted from 0"
     if generation:
         most = generation.max_new_tokens or "source + 50"
         yield (

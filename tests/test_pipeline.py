@@ -93,6 +93,8 @@ def test_what_stands_in_the_manifest(checkpoints: Checkpoints, tmp_path: Path) -
     assert manifest.name == "translate"
     assert manifest.licence.notice.startswith("For tests.")
     assert manifest.max_context == 32
+    assert manifest.alignment_layer == 1
+    assert set(manifest.variants[0].graphs) == {"encoder", "prefill", "step", "alignment"}
     assert set(manifest.provenance) == {"edgewise", "checkpoint_sha256", "torch", "recipe"}
     kernels = {choice.matrix: choice.kernel for choice in manifest.variants[0].kernels}
     assert kernels["vocabulary"] == "int8-rows"

@@ -283,7 +283,10 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that ``manifest.json`` says. ``provenance`` needs ``edgewise``, ``checkpoint_sha256`` and ``torch``."""
+    """All that ``manifest.json`` says. ``provenance`` needs ``edgewise``, ``checkpoint_sha256`` and ``torch``.
+
+    ``alignment_layer``: the decoder layer, counted from 0, whose cross-attention the ``alignment`` graphs give.
+    """
 
     name: _Identifier
     task: Task
@@ -296,6 +299,7 @@ class Manifest:
     variants: Annotated[tuple[Variant, ...], Length(1, 32)]
     files: Annotated[tuple[FileEntry, ...], Length(1, 1000)]
     format: Annotated[int, Between(1, FORMAT_VERSION)] = field(default=FORMAT_VERSION)
+    alignment_layer: Annotated[int, Between(0, 255)] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse([*self._model_contradictions(), *self._variant_contradictions(), *self._file_contradictions()])
@@ -319,6 +323,9 @@ class Manifest:
             yield f"max_new_tokens ({self.generation.max_new_tokens}) must be at most max_context ({self.max_context})"
         if self.max_context > model.max_positions:
             yield f"max_context ({self.max_context}) must be at most max_positions ({model.max_positions})"
+        layers = model.decoder.n_layers if model.encoder and model.decoder else 0
+        if self.alignment_layer is not None and self.alignment_layer >= layers:
+            yield f"alignment_layer ({self.alignment_layer}) must be below the {layers} layers that read a source"
         if absent := {"edgewise", "checkpoint_sha256", "torch"} - set(self.provenance):
             yield f"provenance lacks {', '.join(sorted(absent))}"
 
@@ -334,6 +341,9 @@ class Manifest:
                 yield f"variant {variant.name} lacks the graph 'encoder'"
             if self.model.decoder and not {signature.DECODER, signature.STEP} & set(variant.graphs):
                 yield f"variant {variant.name} lacks the graph 'decoder' or 'step'"
+            if (signature.ALIGNMENT in variant.graphs) != (self.alignment_layer is not None):
+                layer = self.alignment_layer
+                yield f"variant {variant.name} and alignment_layer {layer}: a graph 'alignment' needs both"
 
     def _file_contradictions(self) -> Iterator[str]:
         for path, count in Counter(f.path.casefold() for f in self.files).items():

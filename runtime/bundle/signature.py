@@ -3,14 +3,15 @@
 Shapes use the legend of ``edgewise.models``: ``B`` batch, ``R`` rows (batch times beams), ``T`` tokens now, ``S``
 source tokens, ``P`` past, ``C = P + T`` keys, ``N`` positions whose logits are wanted, ``H`` heads, ``Dh`` head width.
 
-======== ================================================================================================
-graph    what it computes
-======== ================================================================================================
-encoder  with a decoder: source -> cross-attention K/V of every decoder layer; alone: hidden states, logits or vector
-decoder  the portable decoder: any number of tokens after any past -> logits and the grown cache
-prefill  a target's own form of the first call: prompt -> filled cache buffers and candidates
-step     a target's own form of every later call: one token a row -> candidates, cache updated in place
-======== ================================================================================================
+========= ================================================================================================
+graph     what it computes
+========= ================================================================================================
+encoder   with a decoder: source -> cross-attention K/V of every decoder layer; alone: hidden states, logits or vector
+decoder   the portable decoder: any number of tokens after any past -> logits and the grown cache
+prefill   a target's own form of the first call: prompt -> filled cache buffers and candidates
+step      a target's own form of every later call: one token a row -> candidates, cache updated in place
+alignment whole sentences of an encoder-decoder -> the cross-attention weights of one layer; not in every bundle
+========= ================================================================================================
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ ENCODER = "encoder"
 DECODER = "decoder"
 PREFILL = "prefill"
 STEP = "step"
-GRAPHS = (ENCODER, DECODER, PREFILL, STEP)
+ALIGNMENT = "alignment"
+GRAPHS = (ENCODER, DECODER, PREFILL, STEP, ALIGNMENT)
 
 # Inputs of the portable form.
 IDS = "ids"  # (B, S), (R, T) int64
@@ -33,6 +35,9 @@ CROSS_MASK = "cross_mask"  # (B, S) bool: false for padding of the source
 LOGITS = "logits"  # (B, N, V), (R, N, V), (B, classes) float32
 HIDDEN = "hidden"  # (B, S, D) float32
 EMBEDDING = "embedding_of_text"  # (B, D) float32: the states pooled, and normalized where the model says so
+
+# Output of the alignment form.
+CROSS_ATTENTION = "cross_attention"  # (B, T, S) float32: mean over the heads of one layer; rows sum to one
 
 # Inputs of the forms with shared cache buffers.
 PAST_LENGTH = "past_length"  # int32: tokens already in the buffers

@@ -149,6 +149,15 @@ TAMPERED = {
         put("generation.beam_size", 7),
         r"beam_size \(7\) must be at most 6, half of the vocabulary",
     ),
+    "alignment of a layer beyond": (
+        put("alignment_layer", 1),
+        r"alignment_layer \(1\) must be below the 1 layers that read a source",
+    ),
+    "alignment without a graph": (
+        put("alignment_layer", 0),
+        "variant cpu-fp32 and alignment_layer 0: a graph 'alignment' needs both",
+    ),
+    "absurd alignment": (put("alignment_layer", -1), "alignment_layer is -1, expected 0 to 255"),
     "no generation": (put("generation", None), "generation defaults belong to a model with a decoder, and to no other"),
     "no stacks": (
         lambda d: d["model"].update(encoder=None, decoder=None),
@@ -191,6 +200,15 @@ def test_graph_of_an_unknown_name(data: dict[str, Any]) -> None:
         BundleFormatError, match=r"variant cpu-fp32 has graphs \['helper'\], expected some of \['encoder'"
     ):
         manifest.manifest_from_json(data)
+
+
+def test_alignment_graphs_need_their_layer_named(data: dict[str, Any]) -> None:
+    graphs = data["variants"][0]["graphs"]
+    graphs["alignment"] = graphs["encoder"]
+    with pytest.raises(BundleFormatError, match="variant cpu-fp32 and alignment_layer None: a graph 'alignment' needs"):
+        manifest.manifest_from_json(data)
+    data["alignment_layer"] = 0
+    assert manifest.manifest_from_json(data).alignment_layer == 0
 
 
 def test_variant_twice(data: dict[str, Any]) -> None:
