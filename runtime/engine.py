@@ -1,4 +1,4 @@
-"""What decoding sees of an engine: three small protocols, and nothing of the library behind them.
+"""What decoding sees of an engine: four small protocols, and nothing of the library behind them.
 
 Letters as everywhere in edgewise: ``B`` sentences, ``K`` beams, ``R = B * K`` rows (row ``b * K + k``), ``T`` tokens of
 this call, ``S`` source tokens, ``V`` vocabulary, ``D`` width.
@@ -54,6 +54,34 @@ class DecoderRun(Protocol):
         ...
 
 
+class OpenRun(Protocol):
+    """A decoder state that sentences join and leave between steps, each with a number of tokens of its own.
+
+    Owned by one thread; its memory is freed with it. Apart from its own length a sentence is one of a
+    :class:`DecoderRun`: ``K`` rows each, in the order of joining but for what :meth:`keep` moves.
+    """
+
+    def join(self, memory: Memory, prompts: Ids, capacity: int) -> None:
+        """Add ``B`` sentences behind those that are there: ``prompts (B, T)``, and the ``memory`` of their sources.
+
+        All of a prompt but its last token is read now. That token is what every row of the sentence is given in the
+        next step, as its own parent. A sentence reads ``capacity`` tokens at most, its prompt included.
+        """
+        ...
+
+    def step(self, ids: Ids, parents: Ids) -> Candidates:
+        """See :meth:`DecoderRun.step`."""
+        ...
+
+    def keep(self, sentences: Ids) -> None:
+        """See :meth:`DecoderRun.keep`. What leaves makes room for what joins."""
+        ...
+
+    def last_logits(self) -> Floats:
+        """See :meth:`DecoderRun.last_logits`."""
+        ...
+
+
 class Engine(Protocol):
     """One opened variant. Safe to share between threads: state lives in runs, and no lock is held while one works."""
 
@@ -66,6 +94,10 @@ class Engine(Protocol):
 
         ``memory`` is ``None`` for a decoder-only model.
         """
+        ...
+
+    def open_run(self, beams: int, candidates: int) -> OpenRun | None:
+        """A run without sentences, which join it later; ``None`` where the variant has no graph for that."""
         ...
 
     def decoder_logits(self, memory: Memory, ids: Ids, mask: Mask) -> Floats:

@@ -10,6 +10,7 @@ encoder   with a decoder: source -> cross-attention K/V of every decoder layer; 
 decoder   the portable decoder: any number of tokens after any past -> logits and the grown cache
 prefill   a target's own form of the first call: prompt -> filled cache buffers and candidates
 step      a target's own form of every later call: one token a row -> candidates, cache updated in place
+ragged    as ``step``, for rows that have read different numbers of tokens
 alignment whole sentences of an encoder-decoder -> the cross-attention weights of one layer; not in every bundle
 ========= ================================================================================================
 """
@@ -20,8 +21,9 @@ ENCODER = "encoder"
 DECODER = "decoder"
 PREFILL = "prefill"
 STEP = "step"
+RAGGED = "ragged"
 ALIGNMENT = "alignment"
-GRAPHS = (ENCODER, DECODER, PREFILL, STEP, ALIGNMENT)
+GRAPHS = (ENCODER, DECODER, PREFILL, STEP, RAGGED, ALIGNMENT)
 
 # Inputs of the portable form.
 IDS = "ids"  # (B, S), (R, T) int64
@@ -43,6 +45,8 @@ CROSS_ATTENTION = "cross_attention"  # (B, T, S) float32: mean over the heads of
 PAST_LENGTH = "past_length"  # int32: tokens already in the buffers
 BEAM_WIDTH = "beam_width"  # (1,) int32: beams a sentence
 CACHE_INDIRECTION = "cache_indirection"  # (B, K, capacity) int32: the beam that holds each past token of each beam
+ROW_LENGTHS = "row_lengths"  # (R,) int32: tokens in the buffers of each row
+LONGEST = "longest"  # (1,) int32: the greatest of these, and one more
 TOP_COUNT = "top_count"  # (1,) int64: candidates wanted per row
 
 # Outputs of the forms that choose candidates inside the graph.

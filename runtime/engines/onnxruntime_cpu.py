@@ -23,7 +23,7 @@ from ...errors import ContextLengthError, EngineError
 from ..bundle import Bundle
 from ..bundle import signature as names
 from ..bundle.manifest import CacheSpec, Variant
-from ..engine import Candidates, Floats, Ids, Mask
+from ..engine import Candidates, Floats, Ids, Mask, OpenRun
 from .saturation import refuse_saturating_products
 
 
@@ -79,7 +79,7 @@ class OnnxRuntimeEngine:
                 self.session(name)
 
     def session(self, graph: str) -> ort.InferenceSession:
-        """The session of a graph; ``prefill`` is opened when first wanted. The lock guards opening, not running."""
+        """The session of a graph, but for two opened when first wanted. The lock guards opening, not running."""
         found = self._sessions.get(graph)
         if found is None:
             with self._opening:
@@ -101,6 +101,14 @@ class OnnxRuntimeEngine:
         """See :class:`~edgewise.runtime.engine.Engine`."""
         rounded = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
         return OnnxRuntimeRun(self, memory, _Sizes(batch, beams, rounded, min(candidates, self.vocabulary)), capacity)
+
+    def open_run(self, beams: int, candidates: int) -> OpenRun | None:
+        """See :class:`~edgewise.runtime.engine.Engine`. Bundles of earlier versions lack the graph."""
+        if names.RAGGED not in self._files:
+            return None
+        from .onnxruntime_open import OnnxRuntimeOpenRun
+
+        return OnnxRuntimeOpenRun(self, beams, candidates)
 
     def take(self, sizes: _Sizes) -> _Step:
         """A bound step of these sizes: an idle one, or a new one."""

@@ -23,7 +23,7 @@ from ...errors import ContextLengthError, EngineError, MissingExtraError, Target
 from ..bundle import Bundle
 from ..bundle import signature as names
 from ..bundle.manifest import Variant
-from ..engine import Candidates, Floats, Ids, Mask
+from ..engine import Candidates, Floats, Ids, Mask, OpenRun
 
 _FLOAT32 = "fp32"
 _INT8_GROUP = "32"
@@ -85,6 +85,13 @@ class OpenVinoEngine:
         """See :class:`~edgewise.runtime.engine.Engine`."""
         assert self._decoder is not None
         return OpenVinoRun(self._decoder, memory, batch, beams, capacity, candidates)
+
+    def open_run(self, beams: int, candidates: int) -> OpenRun:
+        """See :class:`~edgewise.runtime.engine.Engine`."""
+        from .openvino_open import OpenVinoOpenRun
+
+        assert self._decoder is not None
+        return OpenVinoOpenRun(self._decoder, beams, candidates)
 
     def decoder_logits(self, memory: _Memory | None, ids: Ids, mask: Mask) -> Floats:
         """See :class:`~edgewise.runtime.engine.Engine`."""
@@ -169,10 +176,14 @@ class OpenVinoRun:
         key_mask = np.ones((len(ids), self._length), np.bool_)
         inputs = _step_inputs(ids, positions, key_mask, logit_index, rows, self._candidates)
         outputs = _infer(self._request, inputs, [names.TOP_LOG_PROBS, names.TOP_IDS])
-        log_probs = outputs[names.TOP_LOG_PROBS][:, 0]
-        if np.isnan(log_probs).any() or not np.isfinite(log_probs[:, 0]).all():  # the best of a row is always finite
-            raise _not_numbers("log-probabilities")
-        return Candidates(log_probs, outputs[names.TOP_IDS][:, 0])
+        return _candidates(outputs)
+
+
+def _candidates(outputs: Mapping[str, NDArray[Any]]) -> Candidates:
+    log_probs = outputs[names.TOP_LOG_PROBS][:, 0]
+    if np.isnan(log_probs).any() or not np.isfinite(log_probs[:, 0]).all():  # the best of a row is always finite
+        raise _not_numbers("log-probabilities")
+    return Candidates(log_probs, outputs[names.TOP_IDS][:, 0])
 
 
 class _Pool:

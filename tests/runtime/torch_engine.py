@@ -65,12 +65,63 @@ class TorchRun:
         return self._best
 
 
+class TorchOpenRun:
+    """A run that sentences join: what every row has read, all of it read again at every step, each sentence alone."""
+
+    def __init__(self, model: Transformer, beams: int, candidates: int) -> None:
+        self.model, self.beams, self.candidates = model, beams, candidates
+        self.read: list[list[int]] = []  # of every row
+        self.memories: list[Memory] = []  # of every sentence
+        self.capacities: list[int] = []
+        self.steps = 0
+        self.rows: list[int] = []
+        self._logits: Tensor | None = None
+
+    def join(self, memory: Memory | None, prompts: Ids, capacity: int) -> None:
+        memory = memory or Memory(None, None)
+        for sentence, prompt in enumerate(prompts.tolist()):
+            self.read += [prompt[:-1] for _ in range(self.beams)]
+            self.memories.append(memory.select([sentence]))
+            self.capacities.append(capacity)
+
+    def step(self, ids: Ids, parents: Ids) -> Candidates:
+        assert len(ids) == len(parents) == len(self.read)
+        assert (parents // self.beams == np.arange(len(parents)) // self.beams).all(), "a parent in another sentence"
+        self.steps += 1
+        self.rows.append(len(ids))
+        self.read = [[*self.read[parent], token] for parent, token in zip(parents.tolist(), ids.tolist(), strict=True)]
+        return self._answer()
+
+    def keep(self, sentences: Ids) -> None:
+        count = len(sentences)
+        assert ((sentences == np.arange(count)) | (sentences >= count)).all(), "a move that overwrites another"
+        self.read = [self.read[s * self.beams + beam] for s in sentences.tolist() for beam in range(self.beams)]
+        self.memories = [self.memories[s] for s in sentences.tolist()]
+        self.capacities = [self.capacities[s] for s in sentences.tolist()]
+
+    def last_logits(self) -> Floats:
+        assert self._logits is not None
+        return self._logits.numpy()
+
+    @torch.inference_mode()
+    def _answer(self) -> Candidates:
+        parts = []
+        for sentence, (memory, capacity) in enumerate(zip(self.memories, self.capacities, strict=True)):
+            rows = self.read[sentence * self.beams : (sentence + 1) * self.beams]
+            assert len(rows[0]) <= capacity, "more tokens than the capacity asked for"
+            parts.append(next_logits(self.model, memory, rows))
+        self._logits = torch.cat(parts)
+        best = self._logits.log_softmax(-1).sort(descending=True, stable=True)
+        return Candidates(best.values[:, : self.candidates].numpy(), best.indices[:, : self.candidates].numpy())
+
+
 class TorchEngine:
     """The reference behind the interface that decoding sees."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model.eval()
         self.runs: list[TorchRun] = []
+        self.open_runs: list[TorchOpenRun] = []
         self.encoded: list[tuple[int, ...]] = []
 
     @torch.inference_mode()
@@ -83,6 +134,10 @@ class TorchEngine:
         run = TorchRun(self.model, memory or Memory(None, None), beams, capacity, candidates)
         self.runs.append(run)
         return run
+
+    def open_run(self, beams: int, candidates: int) -> TorchOpenRun | None:
+        self.open_runs.append(TorchOpenRun(self.model, beams, candidates))
+        return self.open_runs[-1]
 
     @torch.inference_mode()
     def decoder_logits(self, memory: Memory | None, ids: Ids, mask: Mask) -> Floats:
