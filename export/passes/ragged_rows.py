@@ -9,10 +9,11 @@ whoever reorders rows reorders the buffers, and it adds no biases, so they are a
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from ...runtime.bundle import signature as names
-from .patterns import CONTRIB, add_input, copy_of, drop_inputs, finish, hand_over_output, replace_uses
+from .patterns import CONTRIB, add_input, constant, copy_of, drop_inputs, finish, hand_over_output, replace_uses
 
 WIDTH_UNIT = 8
 """The kernel takes heads whose width is a multiple of this."""
@@ -87,8 +88,7 @@ def _with_biases(graph: ir.Graph, node: ir.Node) -> list[ir.Value | None]:
 def _place_by_row(graph: ir.Graph, lengths: ir.Value) -> None:
     """Positions, which one number gave to all rows, come from the lengths ``(R,) -> (R, 1)``."""
     past_length = next(value for value in graph.inputs if value.name == names.PAST_LENGTH)
-    axis = ir.Value(name="last_axis", const_value=ir.tensor([-1], dtype=ir.DataType.INT64, name="last_axis"))
-    graph.register_initializer(axis)
+    axis = constant(graph, "axis_-1", ir.tensor(np.array([-1], np.int64)))
     column = ir.node("Unsqueeze", [lengths, axis])
     graph.insert_before(graph[0], column)
     replace_uses(past_length, column.outputs[0])
