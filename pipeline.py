@@ -19,6 +19,7 @@ import torch
 
 from . import __version__
 from .errors import ConfigError, ExportError, GateError
+from .export.activations import Inputs, record_inputs
 from .export.cases import record_cases
 from .export.portable import portable_graphs
 from .export.quantized_cases import record_quantized
@@ -90,9 +91,11 @@ class BuildReport:
         return "\n".join([str(self.bundle), *sizes, *judged])
 
 
-def measured_kernels(graphs: dict[str, ir.Model], precision: str, target: str) -> dict[str, Kernel]:
-    """The default choice of kernels: the fastest on this machine."""
-    return choose_kernels(graphs, scheme_of(precision, target), target)
+def measured_kernels(
+    graphs: dict[str, ir.Model], precision: str, target: str, inputs: Inputs | None = None
+) -> dict[str, Kernel]:
+    """The default choice of kernels: the fastest on this machine of those that are exact enough on ``inputs``."""
+    return choose_kernels(graphs, scheme_of(precision, target), target, inputs=inputs)
 
 
 def export_bundle(
@@ -103,14 +106,15 @@ def export_bundle(
     evaluation: tuple[Path, Path] | None,
     max_drop: float,
     progress: Progress,
-    kernels: KernelChooser = measured_kernels,
+    kernels: KernelChooser | None = None,
 ) -> BuildReport:
     """Make the bundle ``out`` from the checkpoint ``source``: a folder of edgewise's own, one of Hugging Face's, or a
     GGUF file.
 
     With ``evaluation`` (texts, and their translations) every quantized variant is compared with fp32 on its target, and
-    a loss of more than ``max_drop`` BLEU refuses the build. ``out`` appears whole or not at all; an older bundle there
-    is replaced.
+    a loss of more than ``max_drop`` BLEU refuses the build. ``kernels`` chooses what carries which matrix; left out,
+    :func:`measured_kernels` does, of what the reference's matrices read. ``out`` appears whole or not at all; an older
+    bundle there is replaced.
 
     Raises:
         CheckpointError, ConfigError: the checkpoint cannot be read.
@@ -173,6 +177,7 @@ class _Builder:
         self.portable = portable_graphs(checkpoint.model)
         self.variants: list[Variant] = []
         self.cases: ReferenceCases | None = None
+        self.inputs: Inputs | None = None
         self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
         checkpoint.write_tokenizer(folder / TOKENIZER_FILE)
         (folder / LICENSE_FILE).write_text(checkpoint.notice or f"{NO_LICENCE}\n", encoding="utf-8")
@@ -188,9 +193,15 @@ class _Builder:
         """Tokens of a text and of its continuation, specials included."""
         return self.checkpoint.max_context
 
-    def add(self, target: str, precision: str, kernels: KernelChooser) -> None:
+    def _measured(self, precision: str, target: str) -> dict[str, Kernel]:
+        assert self.cases is not None, "record() comes first"
+        if precision != "fp32" and self.inputs is None:
+            self.inputs = record_inputs(self.checkpoint.model, self.cases.cases)
+        return measured_kernels(self.portable, precision, target, self.inputs)
+
+    def add(self, target: str, precision: str, kernels: KernelChooser | None) -> None:
         """One variant: quantized, rewritten for its target, written, and what its integers give."""
-        chosen = kernels(self.portable, precision, target)
+        chosen = kernels(self.portable, precision, target) if kernels else self._measured(precision, target)
         quantized = {name: quantize_graph(graph, chosen) for name, graph in self.portable.items()}
         folder = self.folder / f"{target}-{precision}"
         files = write_graphs(folder, variant_graphs(quantized, target))

@@ -12,9 +12,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..runtime.bundle import signature as names
-from .emit import Emitter
+from .errors import exact_enough
 from .graph import VOCABULARY, matrices
-from .kernels import KERNELS
+from .products import open_products
 from .schemes import Kernel, Scheme
 from .tensors import BLOCK
 
@@ -51,26 +51,34 @@ Timer = Callable[[int, int, int, Sequence[Kernel]], Mapping[Kernel, float]]
 """As :func:`measure`."""
 
 
+Inputs = Mapping[str, NDArray[np.float32]]
+"""Rows ``(rows, K)`` that the reference gave a matrix to read, by its name."""
+
+
 def choose_kernels(
-    graphs: Mapping[str, ir.Model], scheme: Scheme, target: str, timer: Timer = measure
+    graphs: Mapping[str, ir.Model], scheme: Scheme, target: str, timer: Timer = measure, inputs: Inputs | None = None
 ) -> dict[str, Kernel]:
     """Kernel by matrix name, the fastest of the scheme's for each shape; all graphs of a variant choose together.
 
-    Where a target has one kernel there is nothing to measure. A network whose states are pooled to a vector goes
-    without ``int8-rows``: a scale for a whole row follows its few large features (Bondarenko et al. 2021, section 3),
-    and no later choice among tokens hides the rounding. On all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean
+    Where a target has one kernel there is nothing to measure. On ``inputs``, where they are given, a kernel must be
+    exact enough (:func:`.errors.exact_enough`). A network whose states are pooled to a vector goes without
+    ``int8-rows``: a scale for a whole row follows its few large features (Bondarenko et al. 2021, section 3), and no
+    later choice among tokens hides the rounding. On all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean
     cosine with those of float32 was 0.9973 with it and 0.9997 with ``int8-blocks``.
     """
     kernels = [k for k in scheme.kernels[target] if k != "int8-rows" or not any(map(_pools, graphs.values()))]
     chosen: dict[str, Kernel] = {VOCABULARY: kernels[0]}
-    measured: dict[tuple[int, int, bool], Kernel] = {}
+    measured: dict[tuple[int, int, bool, tuple[Kernel, ...]], Kernel] = {}
     for model in graphs.values():
         for _, name, weight in matrices(model):
             n, k = weight.shape
             decoding = _decodes(name)
-            key = (n, k, decoding)
+            fit = tuple(kernels)
+            if len(kernels) > 1 and inputs is not None and name in inputs:
+                fit = exact_enough(kernels, weight, inputs[name])
+            key = (n, k, decoding, fit)
             if len(kernels) > 1 and key not in measured:
-                measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, kernels, timer)
+                measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, fit, timer)
             chosen[name] = measured.get(key, kernels[0])
     return chosen
 
@@ -104,24 +112,3 @@ def _bound(session: ort.InferenceSession, x: NDArray[np.float32]) -> Callable[[]
         binding.bind_output(output.name)
     session.run_with_iobinding(binding)
     return lambda: session.run_with_iobinding(binding)
-
-
-def open_products(kernel: Kernel, weights: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:
-    """``x (rows, K)`` -> ``y0, y1, … (rows, N)``: a product with each weight, opened as the runtime opens its graphs.
-
-    Every product has an input of its own, ``x`` times a constant, so that none shares another's quantized rows.
-    """
-    n, k = weights[0].shape
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(("rows", k)))
-    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 21, "com.microsoft": 1}, name="products")
-    emitter = Emitter(graph)
-    for i, weight in enumerate(weights):
-        own = emitter.node("Mul", [x, emitter.floats(f"factor{i}", [1.0 + i])])
-        y = KERNELS[kernel](emitter, own, f"weight{i}", weight)
-        y.name, y.type, y.shape = f"y{i}", ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", n))
-        graph.outputs.append(y)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    model = ir.serde.serialize_model(ir.Model(graph, ir_version=10)).SerializeToString()
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

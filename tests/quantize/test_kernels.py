@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from edgewise.quantize.choose import open_products
 from edgewise.quantize.emit import Emitter
 from edgewise.quantize.kernels import KERNELS, embedding
+from edgewise.quantize.products import open_products
 from edgewise.quantize.schemes import Kernel
 from edgewise.quantize.tensors import BLOCK, blocked, per_channel
 
