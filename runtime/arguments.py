@@ -72,9 +72,22 @@ class Batching:
     batch_size: int
     max_batch_tokens: int | None
     progress: Callable[[int, int], None] | None
+    continuous: bool = False
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], batch_size: int) -> Batching:
+        """Those among the ``arguments`` of a method; ``batch_size`` where they say none."""
+        return cls(
+            batch_size=arguments.get("batch_size", batch_size),
+            max_batch_tokens=arguments.get("max_batch_tokens"),
+            progress=arguments.get("progress"),
+            continuous=arguments.get("continuous", False),
+        )
 
     def __post_init__(self) -> None:
         count(self.batch_size)
+        if not isinstance(self.continuous, bool):
+            raise InputError(f"continuous ({self.continuous!r}) must be True or False")
         if self.max_batch_tokens is not None:
             count(self.max_batch_tokens, "max_batch_tokens")
         if self.progress is not None and not callable(self.progress):

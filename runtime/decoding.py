@@ -65,24 +65,29 @@ def start_requests(
     engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions
 ) -> tuple[Search, list[RequestSearch]]:
     """As :func:`start_search`, whatever the options; and the state of every text's search."""
-    start = (model.start_id,)
-    tasks = [
-        Task(
-            prompt=start if model.encoder else request.source.ids,
-            limit=request.limit,
-            end_id=model.end_id,
-            options=options,
-            prefix=request.prefix,
-            text_of=request.text_of,
-            grammar=request.grammar,
-            name=request.name,
-        )
-        for request in batch
-    ]
-    kind: type[RequestSearch] = SampleRequest if options.sampling else BeamRequest
-    requests = [kind(task) for task in tasks]
-    run, prompts = _start(engine, model, batch, options.rows, max(task.width for task in tasks))
+    requests = [request_search(model, request, options) for request in batch]
+    run, prompts = _start(engine, model, batch, options.rows, max(request.task.width for request in requests))
     return search_requests(run, prompts, requests, options.rows), requests
+
+
+def request_search(model: ModelSpec, request: Request, options: DecodingOptions) -> RequestSearch:
+    """The search of one text, nothing computed yet."""
+    task = Task(
+        prompt=prompt_of(model, request),
+        limit=request.limit,
+        end_id=model.end_id,
+        options=options,
+        prefix=request.prefix,
+        text_of=request.text_of,
+        grammar=request.grammar,
+        name=request.name,
+    )
+    return SampleRequest(task) if options.sampling else BeamRequest(task)
+
+
+def prompt_of(model: ModelSpec, request: Request) -> tuple[int, ...]:
+    """What the decoder reads before the first new token."""
+    return (model.start_id,) if model.encoder else request.source.ids
 
 
 def _start(
@@ -148,7 +153,7 @@ def batches_of(
     longest = max((request.limit for request in requests), default=0)
     return plan_batches(
         [len(request.source.ids) for request in requests],
-        lambda length: _bytes_of(model, length, longest, options.rows),
+        lambda length: bytes_of(model, length, longest, options.rows),
         batch_size,
         memory_budget(),
         equal=model.encoder is None,
@@ -157,7 +162,8 @@ def batches_of(
     )
 
 
-def _bytes_of(model: ModelSpec, length: int, limit: int, beams: int) -> int:
+def bytes_of(model: ModelSpec, length: int, limit: int, beams: int) -> int:
+    """Estimate of what a text of ``length`` tokens takes, read and decoded in ``beams`` rows up to ``limit`` tokens."""
     prompt = 1 if model.encoder else length
     return encoder_bytes(model, length) + decoder_bytes(model, prompt, capacity(prompt, limit), beams)
 

@@ -16,6 +16,7 @@ from .arguments import Batching, check_names, count, each, listed, one_by_one
 from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
+from .continuous import ContinuousBatch, Job, fill
 from .decoding import Progress as Done
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
 from .encoders import classification, cosines, fills, masked_tokens
@@ -59,7 +60,7 @@ BATCH_SIZE = 32
 READ_AHEAD = 16
 """Batches of texts that are read before the first of them goes through, where they come one by one."""
 
-_NO_OPTIONS = ("prefix", "cancellation", "batch_size", "max_batch_tokens", "progress")
+_NO_OPTIONS = ("prefix", "cancellation", "batch_size", "max_batch_tokens", "progress", "continuous")
 _PLAIN = Defaults(beam_size=1, length_penalty=0.6, max_new_tokens=None)
 _FOR_TASK = {
     "translate": "translate, stream or score",
@@ -114,6 +115,16 @@ class DecodingArguments(StreamArguments, total=False):
     batch_size: int
     max_batch_tokens: int | None
     progress: Done | None
+
+
+class IteratingArguments(DecodingArguments, total=False):
+    """Keyword arguments of decoding texts one by one: :class:`DecodingArguments`, and ``continuous``.
+
+    ``continuous``: the place of a text that is done goes to the next one at once, so that no text waits for the longest
+    of its batch, whatever their lengths; then ``progress`` is called after every text.
+    """
+
+    continuous: bool
 
 
 class EncodingArguments(TypedDict, total=False):
@@ -221,19 +232,20 @@ class Session:
         found = self._decode(listed(prompts), arguments)
         return found[0] if isinstance(prompts, str) else found
 
-    def translate_iter(self, texts: Iterable[str], **arguments: Unpack[DecodingArguments]) -> Iterator[Generation]:
+    def translate_iter(self, texts: Iterable[str], **arguments: Unpack[IteratingArguments]) -> Iterator[Generation]:
         """As :meth:`translate`, for texts that need not fit in memory: results come in order as the texts are read.
 
-        ``READ_AHEAD`` batches of texts are read before their first result, to find texts of similar length.
+        ``READ_AHEAD`` batches of texts are read before their first result, to find texts of similar length; keyword
+        arguments: :class:`IteratingArguments`.
         """
         self._require("translate_iter", "translate")
-        check_names("translate_iter", arguments, DecodingArguments.__optional_keys__)
+        check_names("translate_iter", arguments, IteratingArguments.__optional_keys__)
         return self._decode_iter(texts, arguments)
 
-    def generate_iter(self, prompts: Iterable[str], **arguments: Unpack[DecodingArguments]) -> Iterator[Generation]:
+    def generate_iter(self, prompts: Iterable[str], **arguments: Unpack[IteratingArguments]) -> Iterator[Generation]:
         """As :meth:`generate`, for prompts that need not fit in memory; see :meth:`translate_iter`."""
         self._require("generate_iter", "generate")
-        check_names("generate_iter", arguments, DecodingArguments.__optional_keys__)
+        check_names("generate_iter", arguments, IteratingArguments.__optional_keys__)
         return self._decode_iter(prompts, arguments)
 
     def stream(self, text: str, **arguments: Unpack[StreamArguments]) -> Iterator[str]:
@@ -243,18 +255,11 @@ class Session:
         agree on it. What is wrong with ``text`` is said at once, not at the first piece. Closing the iterator stops
         the decoding.
         """
-        self._require("stream", "translate", "generate")
-        check_names("stream", arguments, StreamArguments.__optional_keys__)
-        options = self._options({"beam_size": 1, **arguments})
-        if (results := max(options.n_best, options.rows if options.beam_size == 1 else 1)) > 1:
-            raise InputError(f"stream gives one result, and {results} are asked for: call translate or generate")
-        (prefix,) = each(arguments.get("prefix", ""), 1)
-        request = self._request(text, options, "text", prefix)
-        watch = Watch(arguments.get("cancellation"), options.deadline)
-        prompt = self._prompt(request.source)
-        model = self.manifest.model
-        batches_of(model, [request], options, 1)  # refuses what memory does not hold
-        return stream_pieces(self.engine, model, request, options, self.tokenizer, prompt, self._check, watch)
+        job = self._job("stream", text, arguments)
+        prompt, model = self._prompt(job.request.source), self.manifest.model
+        return stream_pieces(
+            self.engine, model, job.request, job.options, self.tokenizer, prompt, self._check, job.watch
+        )
 
     @overload
     def score(self, sources: str, targets: str | None = None, *, batch_size: int = BATCH_SIZE) -> Score: ...
@@ -396,6 +401,24 @@ class Session:
             name=name,
         )
 
+    def _job(self, method: str, text: str, arguments: StreamArguments) -> Job:
+        """One text as ``translate``, ``generate`` or ``stream`` takes it, for a batch that it joins."""
+        streams = method == "stream"
+        self._require(method, *(("translate", "generate") if streams else (method,)))
+        check_names(method, arguments, (StreamArguments if streams else DecodingArguments).__optional_keys__)
+        options = self._options({"beam_size": 1, **arguments} if streams else arguments)
+        results = max(options.n_best, options.rows if options.beam_size == 1 else 1)
+        if streams and results > 1:
+            raise InputError(f"stream gives one result, and {results} are asked for: call translate or generate")
+        (prefix,) = each(arguments.get("prefix", ""), 1)
+        watch = Watch(arguments.get("cancellation"), options.deadline)
+        return self._own_job(text, options, "text" if streams else "text 0", prefix, watch)
+
+    def _own_job(self, text: str, options: DecodingOptions, name: str, prefix: str, watch: Watch) -> Job:
+        request = self._request(text, options, name, prefix)
+        batches_of(self.manifest.model, [request], options, 1)  # refuses what memory does not hold
+        return Job(request=request, options=options, watch=watch)
+
     def _grammar_rule(self, grammar: Grammar) -> Rule:
         """A rule of its own for every text; what the grammars of a session share is prepared once."""
         if self._grammars is None:
@@ -413,12 +436,16 @@ class Session:
         options = self._options(arguments)
         watch = Watch(arguments.get("cancellation"), options.deadline)
         prefixes = each(arguments.get("prefix", ""), len(texts))
-        return self._decoded(list(zip(texts, prefixes, strict=True)), options, watch, _batching(arguments))
+        return self._decoded(
+            list(zip(texts, prefixes, strict=True)), options, watch, Batching.of(arguments, BATCH_SIZE)
+        )
 
-    def _decode_iter(self, texts: Iterable[str], arguments: DecodingArguments) -> Iterator[Generation]:
-        options, batching = self._options(arguments), _batching(arguments)
+    def _decode_iter(self, texts: Iterable[str], arguments: IteratingArguments) -> Iterator[Generation]:
+        options, batching = self._options(arguments), Batching.of(arguments, BATCH_SIZE)
         watch = Watch(arguments.get("cancellation"), options.deadline)
         rest, window = one_by_one(texts, arguments.get("prefix", "")), READ_AHEAD * batching.batch_size
+        if batching.continuous:
+            return self._filled(rest, options, watch, batching)
 
         def results() -> Iterator[Generation]:
             first = 0
@@ -450,6 +477,18 @@ class Session:
             max_batch_tokens=batching.max_batch_tokens,
         )
         return [self._generation(r.source, *answer, options) for r, answer in zip(requests, found, strict=True)]
+
+    def _filled(
+        self, texts: Iterator[tuple[str, str]], options: DecodingOptions, watch: Watch, batching: Batching
+    ) -> Iterator[Generation]:
+        """Decode texts, each with its prefix, in a batch whose free places the next of them take."""
+        jobs = (self._own_job(t, options, f"text {i}", p, watch) for i, (t, p) in enumerate(texts))
+        rows, model = batching.batch_size * options.rows, self.manifest.model
+        batch = ContinuousBatch(self.engine, model, rows, batching.max_batch_tokens, self._check)
+        for done, job in enumerate(fill(batch, jobs, READ_AHEAD * batching.batch_size), start=1):
+            yield self._generation(job.request.source, *job.result(), options)
+            if batching.progress is not None:
+                batching.progress(done, done + len(batch.jobs))
 
     def _generation(
         self, source: Prepared, found: list[TokenHypothesis], timings: Timings, options: DecodingOptions
@@ -489,11 +528,3 @@ class Session:
         ids = [source.ids for source in sources]
         found = encode_all(self.engine, self.manifest.model, ids, None, count(batch_size), self._check)
         return [(source, *states) for source, states in zip(sources, found, strict=True)]
-
-
-def _batching(arguments: DecodingArguments) -> Batching:
-    return Batching(
-        batch_size=arguments.get("batch_size", BATCH_SIZE),
-        max_batch_tokens=arguments.get("max_batch_tokens"),
-        progress=arguments.get("progress"),
-    )

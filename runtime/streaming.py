@@ -27,18 +27,36 @@ def stream_pieces(
     watch: Watch,
 ) -> Iterator[str]:
     """Text of the best result, in pieces; ``prompt``: tokens whose text it continues."""
-    text, shown, pushed = "", 0, 0
-    detokenizer = tokenizer.detokenizer(prompt)
+    pieces = Pieces(tokenizer, prompt, options.stop)
     for tokens in _agreed(engine, model, request, options, check, watch):
-        text += "".join(map(detokenizer.push, tokens[pushed:]))
-        pushed = len(tokens)
-        piece = certain(before_stop(text, options.stop), options.stop)[shown:]
-        if piece:
+        if piece := pieces.push(tokens):
             yield piece
-            shown += len(piece)
-    text = before_stop(text + detokenizer.finish(), options.stop)
-    if text[shown:]:
-        yield text[shown:]
+    if piece := pieces.finish():
+        yield piece
+
+
+class Pieces:
+    """Cuts a growing list of tokens into pieces of text; ``prompt``: tokens whose text it continues."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
+        self._detokenizer, self._stop = tokenizer.detokenizer(prompt), stop
+        self._text = ""
+        self._pushed = self._shown = 0
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """What is sure once all of ``tokens`` are, those of earlier calls included, and was not given yet."""
+        self._text += "".join(map(self._detokenizer.push, tokens[self._pushed :]))
+        self._pushed = len(tokens)
+        return self._more(certain(before_stop(self._text, self._stop), self._stop))
+
+    def finish(self) -> str:
+        """What remains when no token follows."""
+        return self._more(before_stop(self._text + self._detokenizer.finish(), self._stop))
+
+    def _more(self, text: str) -> str:
+        piece = text[self._shown :]
+        self._shown += len(piece)
+        return piece
 
 
 def _agreed(

@@ -435,6 +435,46 @@ def test_an_iterator_gives_what_a_list_gives_in_order(task: Task) -> None:
     assert list(iterate([])) == []
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"beam_size": 3, "n_best": 2}, {"sampling": Sampling(seed=5, samples=2)}], ids=str
+)
+@pytest.mark.parametrize("task", ["translate", "generate"])
+def test_a_continuous_iterator_gives_what_a_list_gives_in_order(task: Task, options: dict[str, Any]) -> None:
+    session, inputs = session_for(task, 1), texts(12)
+    listed = call(session, inputs, max_new_tokens=9, **options)
+    iterate = session.translate_iter if task == "translate" else session.generate_iter
+    seen: list[Any] = []
+    found = list(
+        iterate(
+            iter(inputs),
+            max_new_tokens=9,
+            batch_size=4,
+            continuous=True,
+            progress=lambda *done: seen.append(done),
+            **options,
+        )
+    )
+    assert [r.source_tokens for r in found] == [r.source_tokens for r in listed]
+    assert [[h.tokens for h in r.hypotheses] for r in found] == [[h.tokens for h in r.hypotheses] for r in listed]
+    assert [r.score for r in found] == pytest.approx([r.score for r in listed], abs=1e-4)
+    assert [done for done, _ in seen] == list(range(1, 13))
+    assert seen[-1] == (12, 12)
+    assert max(r.timings.batch for r in found) == 4
+    assert list(iterate([], continuous=True)) == []
+
+
+def test_a_continuous_iterator_says_what_is_wrong_with_a_text_and_with_its_options() -> None:
+    session = session_for("translate")
+    with pytest.raises(InputError, match="text 3 is empty"):
+        list(session.translate_iter(["A man"] * 3 + [" "], max_new_tokens=1, batch_size=1, continuous=True))
+    with pytest.raises(InputError, match=r"text 0: the options leave no token"):
+        list(session.translate_iter(["A man"], suppress=[[i] for i in range(330)], continuous=True))
+    with pytest.raises(InputError, match=r"continuous \('yes'\) must be True or False"):
+        session.translate_iter([], continuous="yes")  # type: ignore[arg-type]
+    found = list(session.translate_iter(["A man"] * 3, deadline=0, continuous=True))
+    assert [r.hypotheses[0].finish_reason for r in found] == ["deadline"] * 3
+
+
 def test_an_iterator_reads_no_further_than_it_must() -> None:
     session, read = session_for("translate"), []
 
@@ -473,6 +513,8 @@ def test_a_text_too_large_for_memory_is_named_by_its_place(monkeypatch: pytest.M
     monkeypatch.setattr(decoding, "memory_budget", lambda: 15_000)
     results = session.translate_iter(["A"] * 18 + ["A man is riding " * 3], max_new_tokens=1, batch_size=1)
     assert len(list(itertools.islice(results, 16))) == 16
+    with pytest.raises(InputError, match=r"^text 18 would need"):
+        list(session.translate_iter(["A"] * 18 + ["A man is riding " * 3], max_new_tokens=1, continuous=True))
     message = r"^text 18 would need .*: shorten it, or lower beam_size, samples, alternatives or max_new_tokens"
     with pytest.raises(InputError, match=message):
         list(results)
