@@ -15,12 +15,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...errors import TokenizerError
+from ..merges import ranked_pairs
 from .pre_tokenizers import PRE_TOKENIZERS
 from .vocabulary import CONTROL, END_TEXTS, UNKNOWN, USER_DEFINED, Vocabulary
-
-# A vocabulary that holds every part of one token has pairs by the cube of that token's length.
-MAX_PAIRS = 4_000_000
-MAX_PAIR_CHARACTERS = 64_000_000
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> str:
@@ -106,31 +103,11 @@ def _sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
         "normalizer": {"type": "Sequence", "normalizers": [*prefix, space]},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": [*back, *strip]},
-        "model": _bpe(vocabulary, _ranked_pairs(vocabulary), byte_fallback=True),
+        "model": _bpe(vocabulary, ranked_pairs(vocabulary.tokens, vocabulary.scores.tolist()), byte_fallback=True),
     }
 
 
 _BYTES = [f"<0x{value:02X}>" for value in range(256)]
-
-
-def _ranked_pairs(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a token, by the score of what it makes."""
-    known = {token: token for token in vocabulary.tokens}  # the pairs share the strings
-    order = sorted(range(len(vocabulary.tokens)), key=lambda index: -vocabulary.scores[index])
-    pairs: list[tuple[str, str]] = []
-    characters = 0
-    for token in (vocabulary.tokens[index] for index in order):
-        before = len(pairs)
-        cuts = ((known.get(token[:at]), known.get(token[at:])) for at in range(1, len(token)))
-        pairs += [(first, second) for first, second in cuts if first is not None and second is not None]
-        characters += len(token) * (len(pairs) - before)
-        if len(pairs) > MAX_PAIRS or characters > MAX_PAIR_CHARACTERS:
-            raise TokenizerError(
-                f"a llama tokenizer of {len(known)} tokens has at least {len(pairs)} merges of {characters} "
-                f"characters, expected at most {MAX_PAIRS} of {MAX_PAIR_CHARACTERS}: use the checkpoint's own "
-                "tokenizer.json"
-            )
-    return pairs
 
 
 def _bpe(vocabulary: Vocabulary, merges: list[tuple[str, str]], **settings: bool) -> dict[str, Any]:

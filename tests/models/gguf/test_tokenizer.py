@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgewise.errors import CheckpointError, TokenizerError
-from edgewise.models.gguf import tokenizer as converter
+from edgewise.models import merges
 from edgewise.models.gguf.pre_tokenizers import PRE_TOKENIZERS
 from edgewise.models.gguf.reader import GgufFile
 from edgewise.models.gguf.tokenizer import tokenizer_json
@@ -237,8 +237,8 @@ def test_too_many_characters_in_merges() -> None:
 def test_the_limits_of_merges(monkeypatch: pytest.MonkeyPatch, name: str, total: int) -> None:
     """The sums over n = 1..20 of (n - 1) (21 - n) merges, and of n times as many characters: at most, not below."""
     vocabulary = parts_vocabulary(20)
-    monkeypatch.setattr(converter, name, total)
+    monkeypatch.setattr(merges, name, total)
     tokenizer_json(vocabulary)
-    monkeypatch.setattr(converter, name, total - 1)
+    monkeypatch.setattr(merges, name, total - 1)
     with pytest.raises(TokenizerError, match=rf"has at least \d+ merges of \d+ characters, expected .*\b{total - 1}\b"):
         tokenizer_json(vocabulary)

@@ -1,0 +1,113 @@
+"""What SentencePiece does to a text before it cuts it, in the steps that the tokenizers library has.
+
+Source: ``normalizer.cc`` of github.com/google/sentencepiece, release 0.2.1, ``Normalizer::Normalize``.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import TokenizerError
+from .model import SentencePieceModel
+
+SPACE = "▁"
+Step = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Characters that neither pieces nor, once they are normalized, texts have.
+
+    ``begin`` and ``end`` stand around the spelling of a token that no text may give, so that none does. ``other`` takes
+    the place of such a character in a text, ``tag`` that of an unknown language tag: unknown characters both.
+    """
+
+    begin: str
+    end: str
+    other: str
+    tag: str
+
+    @classmethod
+    def beside(cls, texts: Iterable[str]) -> Marks:
+        """Noncharacters (Unicode 16.0, section 23.7: no text that is passed on has them) that none of ``texts`` has.
+
+        Raises:
+            TokenizerError: fewer than four are left.
+        """
+        used = set().union(*texts)
+        free = [chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in used][:4]
+        if len(free) < 4:
+            raise TokenizerError(
+                f"the pieces use all but {len(free)} of the noncharacters U+FDD0 to U+FDEF, expected four to be left: "
+                "it is no vocabulary of a language"
+            )
+        return cls(*free)
+
+    def sealed(self, text: str) -> str:
+        """``text`` as a token that no text gives."""
+        return f"{self.begin}{text}{self.end}"
+
+
+def replace(pattern: str, content: str) -> Step:
+    """Every match of a regular expression (Oniguruma's syntax) becomes ``content``; a match may be empty."""
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
+def steps(model: SentencePieceModel, marks: Marks, tags: Iterable[str] = ()) -> list[Step]:
+    """The normalizer of ``model``.
+
+    ``tags``: at the very beginning of a text one of them is a token, and the text proper begins behind it. Anything
+    else there from ``>>`` to the first ``<<`` is an unknown token.
+    """
+    found = [replace(f"[{marks.begin}{marks.end}{marks.tag}]", marks.other)]
+    tags = tuple(tags)
+    behind = ""
+    if tags:
+        behind = "|".join(escaped(f"{marks.begin}{tag}") for tag in tags) + f"|{marks.tag}"
+        tag = ">>(?:(?!<<)[\\s\\S])*<<"
+        known = "|".join(map(escaped, tags))
+        found.append(replace(f"\\A(?={known})", marks.begin))
+        found.append(replace(f"\\A{tag}", marks.tag))
+    if model.charsmap:
+        rules = base64.b64encode(model.charsmap).decode("ascii")
+        found.append({"type": "Precompiled", "precompiled_charsmap": rules})
+    if model.strips:
+        found.append(replace(r"\A +" + (f"|(?<={behind}) +" if behind else ""), ""))
+        found.append(replace(" {2,}", " "))
+    found.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
+    if model.strips:
+        found.append(replace(f"{SPACE}+\\z", ""))  # a typed ▁ at the end, too
+    if model.adds_prefix and not tags:
+        found.append({"type": "Prepend", "prepend": SPACE})
+    elif model.adds_prefix:
+        found.append(replace(f"\\A(?=[^{marks.begin}{marks.tag}])|(?<={behind})(?=[\\s\\S])", SPACE))
+    return found
+
+
+def around_unknown(known: Iterable[str], marks: Marks) -> list[Step]:
+    """Marks around every run of characters that are not ``known``: what is spelled so may be a token as a whole."""
+    members = _ranges(sorted({ord(character) for character in known} | {ord(marks.begin)}))
+    inside, outside = f"[^{members}]", f"[{members}]"
+    return [
+        replace(f"(?<!{inside})(?={inside})", marks.begin),
+        replace(f"(?<={inside})(?={outside}|\\z)", marks.end),
+    ]
+
+
+def _ranges(codes: list[int]) -> str:
+    """A character class of sorted code points."""
+    spans: list[list[int]] = []
+    for code in codes:
+        if spans and code == spans[-1][1] + 1:
+            spans[-1][1] = code
+        else:
+            spans.append([code, code])
+    return "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in spans)
+
+
+def escaped(text: str) -> str:
+    """``text`` in a regular expression, character by character."""
+    return "".join(f"\\x{{{ord(character):X}}}" for character in text)
