@@ -386,6 +386,13 @@ def _add_export(commands: Commands) -> None:
         help="the checkpoint: a folder of edgewise's own, one as Hugging Face writes it, or a GGUF file",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the new bundle")
+    parser.add_argument(
+        "--family",
+        type=Path,
+        metavar="FILE.py",
+        help="a network that edgewise does not know, as a table of your own (docs/families.md). The file is code and "
+        "is run: name only one that you wrote or read",
+    )
     parser.add_argument("--target", action="append", choices=TARGETS, help="repeat for several (default: all)")
     parser.add_argument(
         "--precision", action="append", choices=PRECISIONS, help="repeat for several (default: fp32 and int8)"
@@ -419,6 +426,7 @@ def _export(arguments: argparse.Namespace) -> int:
             tuple(arguments.eval) if arguments.eval else None,
             arguments.max_drop,
             progress,
+            family_file=arguments.family,
         )
     print(json.dumps(report.to_json()) if arguments.json else report.table())
     return 0

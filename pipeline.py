@@ -107,10 +107,12 @@ def export_bundle(
     max_drop: float,
     progress: Progress,
     kernels: KernelChooser | None = None,
+    family_file: Path | None = None,
 ) -> BuildReport:
     """Make the bundle ``out`` from the checkpoint ``source``: a folder of edgewise's own, one of Hugging Face's, or a
     GGUF file.
 
+    ``family_file`` is a Python file with the family of a folder of Hugging Face's, which is run.
     With ``evaluation`` (texts, and their translations) every quantized variant is compared with fp32 on its target, and
     a loss of more than ``max_drop`` BLEU refuses the build. ``kernels`` chooses what carries which matrix; left out,
     :func:`measured_kernels` does, of what the reference's matrices read. ``out`` appears whole or not at all; an older
@@ -123,7 +125,7 @@ def export_bundle(
         GateError: a variant lost too much; the message holds the table.
         InputError: the evaluation texts cannot be read, or do not fit each other.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, family_file)
     task = task_of(checkpoint.model.config)
     if evaluation is not None and task != "translate":
         raise ConfigError(f"--eval judges translations; {source} is made to {task}: leave it out")

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import ConfigError
 from .checkpoint import Checkpoint, load_checkpoint
+from .families.from_file import family_from_file
 from .families.huggingface import is_huggingface, read_huggingface
 from .gguf.checkpoint import read_gguf
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
+def open_checkpoint(source: str | Path, family_file: Path | None = None) -> Checkpoint:
     """Read a folder of edgewise's own, one as Hugging Face writes it, or a GGUF file.
+
+    ``family_file``: a Python file with the family of a folder as Hugging Face writes it. It is run.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not fit the configuration.
-        ConfigError: the configuration contradicts itself, or is not understood.
+        ConfigError: the configuration contradicts itself, or is not understood; the family's file cannot be used.
         TokenizerError: a GGUF file has a tokenizer of a kind that is not converted.
     """
     source = Path(source)
+    if family_file is not None:
+        if source.is_file() or not is_huggingface(source):
+            raise ConfigError(
+                f"{source}: a family of your own ({family_file}) reads folders whose config.json names architectures; "
+                "this is none"
+            )
+        return read_huggingface(source, (family_from_file(family_file, source),))
     if source.is_file():
         return read_gguf(source)
     return read_huggingface(source) if is_huggingface(source) else load_checkpoint(source)

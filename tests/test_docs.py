@@ -20,9 +20,15 @@ _BLOCK = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```\n\n```text\n(.*?)^```
 PAGES = sorted((Path(__file__).resolve().parent.parent / "docs").glob("*.md"))
 
 
+def test_a_file_that_a_page_shows_whole_is_shown_as_it_is(root: Path) -> None:
+    shown = (root / "docs" / "families.md").read_text(encoding="utf-8")
+    assert f"```python\n{(root / 'examples' / 'gpt2_family.py').read_text(encoding='utf-8')}```" in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_examples_of_a_page(page: Path) -> None:
+def test_the_examples_of_a_page(page: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
     text = page.read_text(encoding="utf-8")
     blocks = _BLOCK.findall(text)
     assert len(blocks) == text.count("<!-- runs -->"), "a block lacks the text that it prints"

@@ -3,34 +3,40 @@
 A family is a row: which configuration fields it reads, which it leaves alone and which may have one value only; which
 :class:`~edgewise.models.config.ModelConfig` they make; and what its tensors are called here. Nothing outside this
 folder asks for a family's name. To add one: write its table in a file of its own (:mod:`.bert` is a short example), put
-it into ``FAMILIES``, and compare it with the library it comes from in ``tests/families``.
+it into ``FAMILIES``, and compare it with the library it comes from in ``tests/families``; or keep the file outside the
+package, and name it when exporting (:mod:`.from_file`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
 from .bert import BERT
-from .family import Family
+from .family import ACTIVATIONS, Facts, Family, Fields
 from .llama import LLAMA
+
+__all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
 FAMILIES: tuple[Family, ...] = (BERT, LLAMA)
 
 
-def family_of(config: Mapping[str, Any], where: str) -> Family:
+def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:
     """The family of a Hugging Face ``config.json``, by its one architecture; ``where`` begins the message.
+
+    ``others`` go before those of the package.
 
     Raises:
         ConfigError: no family has it; lists those that there are.
     """
+    families = (*others, *FAMILIES)
     named = config.get("architectures")
-    for family in FAMILIES:
+    for family in families:
         if isinstance(named, list) and len(named) == 1 and named[0] in family.architectures:
             return family
-    known = ", ".join(name for family in FAMILIES for name in family.architectures)
+    known = ", ".join(name for family in families for name in family.architectures)
     raise ConfigError(
-        f"{where}: architectures is {named!r}, expected one of {known}. Another one becomes known by a table in "
-        "models/families, see the docstring there"
+        f"{where}: architectures is {named!r}, expected one of {known}. Another one becomes known by a table in a file "
+        "of your own: edgewise export --family FILE, see docs/families.md"
     )

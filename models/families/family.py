@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ..checkpoint import blueprint, filled
 from ..config import Activation, ModelConfig, Pooling
 from ..transformer import Transformer
@@ -77,6 +77,10 @@ class Fields:
             if self._data.get(name, value) not in (value, None):
                 self.faults.append(f"{name} is {self._data[name]!r}, expected {value!r}")
 
+    def ignore(self, *names: str) -> None:
+        """Fields that change nothing of what a finished network computes, whatever they hold."""
+        self._seen.update(names)
+
     def build(self, make: Callable[[], ModelConfig]) -> ModelConfig:
         """The configuration that ``make`` builds, if there was nothing wrong.
 
@@ -126,32 +130,85 @@ class Family:
     """One row of the table.
 
     ``keys``: their names to ours, ``{i}`` standing for a number; a name stands for the tensors under it, ``.weight``
-    and ``.bias``. ``optional_prefix`` may stand before all of theirs. ``dropped``: regular expressions of names that
-    hold nothing a network needs. ``copies``: their names of tensors that must equal a parameter where there is none of
-    their own.
+    and ``.bias``. Several of ours: theirs is cut into as many equal parts along its first axis. ``optional_prefix`` may
+    stand before all of theirs. ``dropped``: regular expressions of names that hold nothing a network needs.
+    ``transposed``: those of matrices that lie as ``(in, out)``. ``copies``: their names of tensors that must equal a
+    parameter where there is none of their own.
+
+    Raises:
+        ConfigError: the row contradicts itself.
     """
 
     architectures: tuple[str, ...]
     config: Callable[[Fields, Facts], ModelConfig]
-    keys: Mapping[str, str]
+    keys: Mapping[str, str | tuple[str, ...]]
     optional_prefix: str = ""
     dropped: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
 
-    def ours(self, name: str) -> str | None:
-        """Our name of their tensor; ``None`` where the table has none."""
+    def __post_init__(self) -> None:
+        for name in ("architectures", "dropped", "transposed"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+                raise ConfigError(f"{name} is {value!r}, expected a tuple of strings")
+        if not self.architectures:
+            raise ConfigError("architectures is empty, expected the names that stand in config.json")
+        if not callable(self.config):
+            raise ConfigError(f"config is {self.config!r}, expected a function of Fields and Facts")
+        for pattern in (*self.dropped, *self.transposed):
+            _check_pattern(pattern)
+        for theirs, ours in self.keys.items():
+            if any(theirs.count("{i}") != name.count("{i}") or theirs.count("{i}") > 1 for name in _several(ours)):
+                raise ConfigError(f"{theirs!r} becomes {ours!r}, expected {{i}} once in both, or in neither")
+
+    def ours(self, name: str) -> tuple[str, ...]:
+        """Our names of their tensor, or of its parts in order; none where the table has none."""
         bare = name.removeprefix(self.optional_prefix)
         for theirs, ours in self.keys.items():
             pattern = re.escape(theirs).replace(re.escape("{i}"), r"(\d{1,4})")
             if match := re.fullmatch(rf"{pattern}(\.weight|\.bias)?", bare):
                 *numbers, suffix = match.groups()
-                return ours.replace("{i}", str(int(numbers[0])) if numbers else "") + (suffix or "")
-        return None
+                number = str(int(numbers[0])) if numbers else ""
+                return tuple(part.replace("{i}", number) + (suffix or "") for part in _several(ours))
+        return ()
+
+    def parts(self, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+        """Our tensors in theirs, as the network has them; none where the table has none.
+
+        Raises:
+            CheckpointError: it cannot be cut, or is no matrix that could be transposed.
+        """
+        ours = self.ours(name)
+        if self._is_any(name, self.transposed):
+            if tensor.ndim != 2:
+                raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, expected a matrix")
+            tensor = tensor.T
+        if len(ours) < 2:
+            return [(ours[0], tensor)] if ours else []
+        if tensor.ndim == 0 or tensor.shape[0] % len(ours):
+            shape = tuple(tensor.shape)
+            raise CheckpointError(f"{name} has shape {shape}, expected {len(ours)} equal parts along the first axis")
+        return list(zip(ours, tensor.chunk(len(ours)), strict=True))
 
     def is_dropped(self, name: str) -> bool:
         """Whether their tensor holds nothing that a network needs."""
+        return self._is_any(name, self.dropped)
+
+    def _is_any(self, name: str, patterns: tuple[str, ...]) -> bool:
         bare = name.removeprefix(self.optional_prefix)
-        return any(re.fullmatch(pattern, bare) for pattern in self.dropped)
+        return any(re.fullmatch(pattern, bare) for pattern in patterns)
+
+
+def _several(ours: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (ours,) if isinstance(ours, str) else ours
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is no regular expression: {error}") from error
 
 
 def build(
@@ -170,18 +227,21 @@ def build(
     copies: dict[str, Tensor] = {}
     faults: list[str] = []
     for name, tensor in tensors.items():
-        ours = family.ours(name)
-        if ours is not None and ours not in expected:
+        try:
+            parts = family.parts(name, tensor)
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        if not parts and not family.is_dropped(name):
+            faults.append(f"unexpected {name}")
+        for ours, part in parts:
             original = family.copies.get(ours)
-            if original is not None and original in expected:
-                copies[original] = tensor
-                continue
-        if ours is None:
-            faults += [] if family.is_dropped(name) else [f"unexpected {name}"]
-        elif ours in found:
-            faults.append(f"{name} is given twice, with and without {family.optional_prefix!r}")
-        else:
-            found[ours] = tensor
+            if ours not in expected and original is not None and original in expected:
+                copies[original] = part
+            elif ours in found:
+                faults.append(f"{name} is given twice, with and without {family.optional_prefix!r}")
+            else:
+                found[ours] = part
     faults += [f"a copy of {name} differs from it" for name, t in copies.items() if not _equal(found.get(name), t)]
     return filled(plan, found, where, faults)
 

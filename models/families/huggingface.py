@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, plain_name, read_json, read_tensors
 from . import family_of
-from .family import Facts, build
+from .family import Facts, Family, build
 from .sentence import read_sentences
 
 INDEX = "model.safetensors.index.json"
@@ -37,15 +38,15 @@ def is_huggingface(folder: Path) -> bool:
     return isinstance(data, dict) and bool({"architectures", "model_type"} & data.keys())
 
 
-def read_huggingface(folder: Path) -> Checkpoint:
-    """Read a folder of a family that is in ``FAMILIES``, strictly.
+def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
+    """Read a folder of a family that is in ``FAMILIES`` or among ``others``, strictly.
 
     Raises:
         CheckpointError: a file is missing or damaged, or a tensor missing, unknown, misshapen or not finite.
         ConfigError: no family has this architecture, or a field is missing, wrong, or not understood.
     """
     config = read_json(folder / CONFIG)
-    family = family_of(config, str(folder / CONFIG))
+    family = family_of(config, str(folder / CONFIG), others)
     facts = _facts(folder)
     files = weight_files(folder)
     tensors = _tensors(files)

@@ -72,5 +72,5 @@ def test_an_unknown_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["export", str(folder), "-o", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert "architectures is ['MambaForCausalLM'], expected one of BertModel" in said
-    assert "models/families" in said
+    assert "a table in a file of your own: edgewise export --family FILE, see docs/families.md" in said
     assert not (tmp_path / "out").exists()

@@ -229,7 +229,7 @@ def test_a_size_beyond_any_network(name: str, size: int, folder: Path) -> None:
 @pytest.mark.parametrize("named", [["MambaForCausalLM"], [], ["BertModel", "BertModel"], "BertModel", None])
 def test_an_unknown_architecture_names_those_that_are_known(named: object, folder: Path) -> None:
     change_json(folder / CONFIG, architectures=named)
-    with pytest.raises(ConfigError, match=r"expected one of BertModel.*becomes known by a table in models/families"):
+    with pytest.raises(ConfigError, match=r"expected one of BertModel.*becomes known by a table in a file of your own"):
         open_checkpoint(folder)
 
 
