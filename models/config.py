@@ -26,8 +26,7 @@ MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_ROWS = 256, 1024, 2**20, 2**24
 class StackConfig:
     """One stack of layers, the encoder's or the decoder's; the defaults are Vaswani et al. 2017, section 3.1.
 
-    ``head_dim`` is not a field: it is ``d_model / n_heads`` (section 3.2.2). With ``norm_place`` ``pre`` one more
-    normalization follows the last layer.
+    ``head_dim`` is not a field: it is ``d_model / n_heads`` (section 3.2.2).
 
     ==================== ============================================================================================
     ``norm``             ``layer``: Ba et al. 2016; ``rms``: Zhang and Sennrich 2019, equation 4, no mean and no shift
@@ -39,6 +38,7 @@ class StackConfig:
                          2023, section 2.2; ``None``: as many as ``n_heads``
     ``attention_bias``   biases in the four matrices of an attention
     ``feed_forward_bias`` biases in those of the feed-forward network
+    ``final_norm``       one more normalization after the last layer; ``None``: with ``norm_place`` ``pre`` there is one
     ==================== ============================================================================================
     """
 
@@ -54,6 +54,7 @@ class StackConfig:
     n_kv_heads: int | None = None
     attention_bias: bool = True
     feed_forward_bias: bool = True
+    final_norm: bool | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -80,6 +81,11 @@ class StackConfig:
     def kv_heads(self) -> int:
         """Heads of keys and values."""
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def ends_in_norm(self) -> bool:
+        """Whether a normalization follows the last layer."""
+        return self.norm_place == "pre" if self.final_norm is None else self.final_norm
 
 
 @dataclass(frozen=True, kw_only=True)

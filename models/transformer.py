@@ -82,12 +82,12 @@ class DecoderLayer(nn.Module):
 
 
 class Stack(nn.Module):
-    """``n_layers`` layers; with pre-norm, one more normalization at the end, as residuals arrive there bare."""
+    """``n_layers`` layers, and one more normalization at the end: with pre-norm residuals arrive there bare."""
 
     def __init__(self, config: StackConfig, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.final_norm = norm(config) if config.norm_place == "pre" else nn.Identity()
+        self.final_norm = norm(config) if config.ends_in_norm else nn.Identity()
 
 
 class Transformer(nn.Module):

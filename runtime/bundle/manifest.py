@@ -162,7 +162,7 @@ class ModelSpec:
 
 REFERENCE_ONLY = frozenset(
     {"rope", "scale_embeddings", "token_types", "embedding_norm", "tied", "output_bias"}  # of a ModelConfig
-    | {"attention_bias", "feed_forward_bias"}  # of a StackConfig
+    | {"attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
 )
 
 

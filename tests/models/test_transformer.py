@@ -67,7 +67,7 @@ def _torch_twin(model: Transformer) -> nn.Transformer:
         for layer, twin_layer in zip(ours.layers, theirs.layers, strict=True):
             _copy_layer(layer, twin_layer)
         # PyTorch normalizes once more after a post-norm stack, the paper does not.
-        if enc.norm_place == "pre":
+        if enc.ends_in_norm:
             theirs.norm.load_state_dict(ours.final_norm.state_dict())
         else:
             theirs.norm = None
@@ -76,11 +76,13 @@ def _torch_twin(model: Transformer) -> nn.Transformer:
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("final_norm", [None, True, False])
 @pytest.mark.parametrize("norm_place", ["post", "pre"])
 def test_equals_torch_nn_transformer(
-    norm_place: str, activation: str, network: Networks, assert_close: Compare
+    norm_place: str, final_norm: bool | None, activation: str, network: Networks, assert_close: Compare
 ) -> None:
-    model = network("encoder-decoder", norm_place=norm_place, activation=activation, norm_epsilon=1e-3)
+    more = {"norm_place": norm_place, "final_norm": final_norm, "activation": activation}
+    model = network("encoder-decoder", **more, norm_epsilon=1e-3)
     twin = _torch_twin(model)
     source = model.embed(SOURCE, _positions(SOURCE))
     target = model.embed(TARGET, _positions(TARGET))
