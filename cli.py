@@ -127,6 +127,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in ("n_best", "samples", "alternatives"):
         if (getattr(arguments, name) or 1) > 1 and not arguments.json:
             arguments.parser.error(f"{flag(name)} gives several lines for one: add --json")
+    if arguments.alignments and not arguments.json:
+        arguments.parser.error("--alignments has no place in a line of text: add --json")
     with load(
         bundle, arguments.target, arguments.precision, arguments.threads, verify=not arguments.skip_hashes
     ) as session:
@@ -193,7 +195,7 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
 
 
 def _generation(prompt: str, generation: Any) -> Answer:
-    hypotheses = [{**vars(h), "text": prompt + h.text} for h in generation.hypotheses]
+    hypotheses = [{**vars(h), "text": prompt + h.text, **_alignment(h)} for h in generation.hypotheses]
     best = hypotheses[0]
     return {
         "output": best["text"],
@@ -203,6 +205,15 @@ def _generation(prompt: str, generation: Any) -> Answer:
         "truncated": generation.truncated,
         "seconds": vars(generation.timings),
     }
+
+
+def _alignment(hypothesis: Any) -> Answer:
+    """Weights as lists, rounded to what a float32 is sure of, and pairs of words; nothing where nobody asked."""
+    found = hypothesis.alignment
+    if found is None:
+        return {"alignment": None}
+    weights = [[round(weight, 7) for weight in row] for row in found.weights.tolist()]
+    return {"alignment": {"weights": weights, "words": [vars(pair) for pair in found.words]}}
 
 
 def _fills(fills: list[Any]) -> Answer:

@@ -30,6 +30,7 @@ DECODING = (
     "stop",
     "prefix",
     "deadline",
+    "alignments",
 )
 
 
@@ -47,6 +48,12 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--n-best", type=count, help="hypotheses for every text, with --json")
     search.add_argument("--alternatives", type=count, help="results for so many first tokens, with --json")
     search.add_argument("--prefix", help="what an output has to begin with")
+    search.add_argument(
+        "--alignments",
+        action="store_const",
+        const=True,
+        help="which words each was made from, with --json",
+    )
     draw = parser.add_argument_group("sampling", "each of these draws at random instead of taking the most probable")
     draw.add_argument("--temperature", type=float, help="divides logits (default: 1)")
     draw.add_argument("--top-k", type=count, help="draw from the so many most probable tokens")

@@ -37,6 +37,8 @@ class Job:
 
     request: Request
     options: DecodingOptions
+    text: str = ""
+    """What it was made of, for alignments."""
     watch: Watch = field(default_factory=Watch)
     on_step: Callable[[RequestSearch], object] | None = None
     """Called after every step of its search."""

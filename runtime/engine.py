@@ -104,6 +104,15 @@ class Engine(Protocol):
         """One teacher-forced pass over right-padded ``ids (B, T)`` with ``mask (B, T)``: logits ``(B, T, V)``."""
         ...
 
+    def cross_attention(self, memory: Memory, sentences: Ids, ids: Ids) -> Floats:
+        """Weights ``(N, T, S)`` with which tokens look at their source: row ``n`` of ``ids (N, T)``, padded on the
+        right, looks at sentence ``sentences[n]`` of ``memory``.
+
+        The mean over the heads of the layer that the bundle names; each row of ``S`` sums to one, and padding of the
+        source has none. Asked only of variants with a graph ``alignment``.
+        """
+        ...
+
     def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
         """Encoder-only: hidden states ``(B, S, D)``, and what the head makes of them.
 

@@ -126,6 +126,9 @@ class DecodingOptions:
     ``deadline``, in seconds from the call, gives back what there is by then. ``overflow``: what to do with a text
     longer than the context.
 
+    Of results: ``alignments`` says which words of the source each word of a translation was made from
+    (:mod:`edgewise.runtime.alignments`).
+
     Raises:
         InputError: a value is out of its range, or would have no effect beside the others.
     """
@@ -152,6 +155,7 @@ class DecodingOptions:
     stop: Sequence[str] = ()
     deadline: float | None = None
     overflow: Overflow = "error"
+    alignments: bool = False
 
     def __post_init__(self) -> None:
         self._check_search()
@@ -159,6 +163,7 @@ class DecodingOptions:
         self._check_phrases()
         self._check_contradictions()
         _require(self.overflow in ("error", "truncate"), f"overflow ({self.overflow!r}) must be 'error' or 'truncate'")
+        _require(isinstance(self.alignments, bool), f"alignments ({self.alignments!r}) must be True or False")
 
     @property
     def plain(self) -> bool:
@@ -170,6 +175,7 @@ class DecodingOptions:
             max_new_tokens=self.max_new_tokens,
             deadline=self.deadline,
             overflow=self.overflow,
+            alignments=self.alignments,
         )
 
     @property

@@ -28,10 +28,40 @@ class TokenHypothesis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordPair:
+    """A word of a result and the word of its source that it looks at most.
+
+    ``source`` and ``target`` are where the words begin and end, in characters of the two texts; ``weight``, from 0 to
+    1, is how much of the attention of the one goes to the other.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """What a result was made from: see :mod:`edgewise.runtime.alignments`.
+
+    ``weights (target tokens, source tokens)`` float32, special tokens included: how much each token of a result, when
+    it was predicted, looked at each of ``source_tokens``; rows sum to one. ``words``: a pair for every word and every
+    mark of punctuation of the result, in its order.
+    """
+
+    weights: NDArray[np.float32] = field(repr=False, compare=False)
+    words: tuple[WordPair, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis(TokenHypothesis):
-    """One decoded sequence and its text, which ends before the stop string where ``finish_reason`` is ``stop``."""
+    """One decoded sequence and its text, which ends before the stop string where ``finish_reason`` is ``stop``.
+
+    ``alignment`` is there where ``alignments`` were asked for.
+    """
 
     text: str
+    alignment: Alignment | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError, TokenizerError
+from .alignments import check_attention
 from .arguments import Batching, check_names, count, each, listed, one_by_one
 from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
@@ -21,6 +22,7 @@ from .decoding import Progress as Done
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
 from .encoders import classification, cosines, fills, masked_tokens
 from .engine import Engine, Floats
+from .generations import Found, generations, with_alignments
 from .inputs import (
     Prepared,
     check_target,
@@ -38,13 +40,9 @@ from .results import (
     Encoding,
     Fill,
     Generation,
-    Hypothesis,
     Score,
-    Timings,
-    TokenHypothesis,
 )
 from .rules import Rule
-from .stopping import before_stop
 from .streaming import stream_pieces
 from .tokenizer import Tokenizer
 
@@ -109,9 +107,11 @@ class DecodingArguments(StreamArguments, total=False):
     """Keyword arguments of decoding several texts: :class:`StreamArguments`, and how they go through.
 
     ``batch_size`` texts at most go through the engine together, and no more source tokens, padding included, than
-    ``max_batch_tokens``. ``progress(done, texts)`` is called after every batch.
+    ``max_batch_tokens``. ``progress(done, texts)`` is called after every batch. ``alignments`` adds to every hypothesis
+    which words of the source its words were made from.
     """
 
+    alignments: bool
     batch_size: int
     max_batch_tokens: int | None
     progress: Done | None
@@ -381,6 +381,7 @@ class Session:
             **given,
         }
         options = DecodingOptions(**chosen)  # type: ignore[arg-type]
+        check_attention(options, self.manifest, self.variant)
         most = self.manifest.model.vocab_size // 2
         if options.beam_size > most:
             raise InputError(f"beam_size ({options.beam_size}) must be at most {most}, half of the vocabulary")
@@ -417,7 +418,7 @@ class Session:
     def _own_job(self, text: str, options: DecodingOptions, name: str, prefix: str, watch: Watch) -> Job:
         request = self._request(text, options, name, prefix)
         batches_of(self.manifest.model, [request], options, 1)  # refuses what memory does not hold
-        return Job(request=request, options=options, watch=watch)
+        return Job(text=text, request=request, options=options, watch=watch)
 
     def _grammar_rule(self, grammar: Grammar) -> Rule:
         """A rule of its own for every text; what the grammars of a session share is prepared once."""
@@ -476,7 +477,7 @@ class Session:
             progress=batching.progress,
             max_batch_tokens=batching.max_batch_tokens,
         )
-        return [self._generation(r.source, *answer, options) for r, answer in zip(requests, found, strict=True)]
+        return self._results([text for text, _ in texts], requests, found, options, batching.batch_size)
 
     def _filled(
         self, texts: Iterator[tuple[str, str]], options: DecodingOptions, watch: Watch, batching: Batching
@@ -486,22 +487,29 @@ class Session:
         rows, model = batching.batch_size * options.rows, self.manifest.model
         batch = ContinuousBatch(self.engine, model, rows, batching.max_batch_tokens, self._check)
         for done, job in enumerate(fill(batch, jobs, READ_AHEAD * batching.batch_size), start=1):
-            yield self._generation(job.request.source, *job.result(), options)
+            yield self._generation_of(job)
             if batching.progress is not None:
                 batching.progress(done, done + len(batch.jobs))
 
-    def _generation(
-        self, source: Prepared, found: list[TokenHypothesis], timings: Timings, options: DecodingOptions
-    ) -> Generation:
-        texts = [self.tokenizer.continuation(self._prompt(source), h.tokens) for h in found]
-        return Generation(
-            hypotheses=tuple(
-                Hypothesis(text=before_stop(text, options.stop), **vars(h))
-                for text, h in zip(texts, found, strict=True)
-            ),
-            source_tokens=source.ids,
-            truncated=source.truncated,
-            timings=timings,
+    def _generation_of(self, job: Job) -> Generation:
+        """The answer to a job that has ended; raises what ended it otherwise."""
+        return self._results([job.text], [job.request], [job.result()], job.options, 1)[0]
+
+    def _results(
+        self,
+        texts: Sequence[str],
+        requests: Sequence[Request],
+        found: Found,
+        options: DecodingOptions,
+        batch_size: int,
+    ) -> list[Generation]:
+        """What was found for ``texts``, as a caller gets it."""
+        prompts = [self._prompt(request.source) for request in requests]
+        results = generations(self.tokenizer, requests, prompts, found, options)
+        if not options.alignments:
+            return results
+        return with_alignments(
+            self.engine, self.manifest.model, self.tokenizer, texts, results, batch_size, self._check
         )
 
     def _score(self, sources: list[str], targets: list[str] | None, batch_size: int) -> list[Score]:

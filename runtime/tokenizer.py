@@ -102,6 +102,12 @@ class Tokenizer:
         ids: list[int] = self._guarded("apply", lambda: self._library.encode(text, add_special_tokens=False).ids)
         return ids
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of ``text`` begins and ends in it, in characters; see :meth:`encode`."""
+        check_text(text, "text")
+        found = self._guarded("apply", lambda: self._library.encode(text, add_special_tokens=False).offsets)
+        return [(int(begin), int(end)) for begin, end in found]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``; special tokens have none, and bytes that are no UTF-8 become U+FFFD."""
         text: str = self._guarded("apply", lambda: self._library.decode(list(ids), skip_special_tokens=True))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgewise import cli
@@ -108,6 +109,23 @@ def test_json_is_an_object_a_line(run: Run, opened: Any, stdin: Any) -> None:
     assert len(last["hypotheses"]) == 2
     assert first["score"] == pytest.approx(sum(first["token_log_probs"]))
     assert {"tokens", "finish_reason", "truncated", "seconds", "normalized_score"} <= set(first)
+
+
+def test_json_holds_alignments_where_they_are_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> Session:
+        return session_for("translate", max_positions=48, changes={"alignment_layer": 1})
+
+    monkeypatch.setattr("edgewise.runtime.load.load", load)
+    expected = load().translate("A man.", alignments=True).hypotheses[0]
+    assert expected.alignment is not None
+    status, out, _ = run("run", "--json", "--alignments", "A man.")
+    assert status == 0
+    found = json.loads(out)["hypotheses"][0]["alignment"]
+    np.testing.assert_allclose(found["weights"], expected.alignment.weights, atol=1e-6)
+    assert [(tuple(w["source"]), tuple(w["target"])) for w in found["words"]] == [
+        (w.source, w.target) for w in expected.alignment.words
+    ]
+    assert json.loads(run("run", "--json", "A man.")[1])["hypotheses"][0]["alignment"] is None
 
 
 @pytest.mark.parametrize(
@@ -228,6 +246,7 @@ def test_a_text_cut_to_the_context_is_said(run: Run, opened: Any) -> None:
         (("run", "--n-best", "2", "A man."), "add --json"),
         (("run", "--samples", "2", "A man."), "--samples gives several lines for one: add --json"),
         (("run", "--alternatives", "2", "A man."), "--alternatives gives several lines for one: add --json"),
+        (("run", "--alignments", "A man."), "--alignments has no place in a line of text: add --json"),
         (("run", "--early-stopping", "always", "A man."), "invalid choice: 'always'"),
         (("run", "--overflow", "split", "A man."), "invalid choice: 'split'"),
         (("export", "checkpoint"), "required: -o/--output"),

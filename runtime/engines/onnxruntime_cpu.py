@@ -25,6 +25,7 @@ from ..bundle import signature as names
 from ..bundle.manifest import CacheSpec, Variant
 from ..engine import Candidates, Floats, Ids, Mask, OpenRun
 from .saturation import refuse_saturating_products
+from .sentences import whole_sentences
 
 
 def open_variant(bundle: Bundle, variant: Variant, threads: int) -> OnnxRuntimeEngine:
@@ -79,7 +80,10 @@ class OnnxRuntimeEngine:
                 self.session(name)
 
     def session(self, graph: str) -> ort.InferenceSession:
-        """The session of a graph, but for two opened when first wanted. The lock guards opening, not running."""
+        """The session of a graph; all but the encoder and ``step`` are opened when first wanted.
+
+        The lock guards opening, not running.
+        """
         found = self._sessions.get(graph)
         if found is None:
             with self._opening:
@@ -141,6 +145,15 @@ class OnnxRuntimeEngine:
         call.write(names.TOP_IDS, (batch, tokens, 1), np.int64)
         call.run()
         return _finite(logits)
+
+    def cross_attention(self, memory: _Memory, sentences: Ids, ids: Ids) -> Floats:
+        """See :class:`~edgewise.runtime.engine.Engine`. The graph is opened when first wanted."""
+        session = self.session(names.ALIGNMENT)
+        feeds = whole_sentences(ids) | {name: array[sentences] for name, array in memory.inputs.items()}
+        wanted = {value.name for value in session.get_inputs()}
+        with _failures("run the alignment graph"):
+            (found,) = session.run([names.CROSS_ATTENTION], {n: a for n, a in feeds.items() if n in wanted})
+        return _finite(found, "attention weights")
 
     def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
         """See :class:`~edgewise.runtime.engine.Engine`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import finalize
@@ -24,6 +25,7 @@ from ..bundle import Bundle
 from ..bundle import signature as names
 from ..bundle.manifest import Variant
 from ..engine import Candidates, Floats, Ids, Mask, OpenRun
+from .sentences import whole_sentences
 
 _FLOAT32 = "fp32"
 _INT8_GROUP = "32"
@@ -56,7 +58,8 @@ class OpenVinoEngine:
         core = self._library.Core()
         _check_device(core, device)
         self.device, self.threads, self.precision = device, threads, precision
-        compiled = {name: self._compile(core, name, file) for name, file in graphs.items()}
+        self._core, self._alignment_file = core, graphs.get(names.ALIGNMENT)
+        compiled = {name: self._compile(core, name, file) for name, file in graphs.items() if name != names.ALIGNMENT}
         self._encoder = _Pool(compiled[names.ENCODER]) if names.ENCODER in compiled else None
         self._decoder = _Pool(compiled[names.DECODER]) if names.DECODER in compiled else None
 
@@ -102,6 +105,22 @@ class OpenVinoEngine:
             request.reset_state()
             _set(request, _cross(memory))
             return _checked(_infer(request, inputs, [names.LOGITS])[names.LOGITS], names.LOGITS)
+
+    def cross_attention(self, memory: _Memory, sentences: Ids, ids: Ids) -> Floats:
+        """See :class:`~edgewise.runtime.engine.Engine`."""
+        pool = self._alignment
+        cross = {name: tensor.data[sentences] for name, tensor in memory.inputs.items()}
+        inputs = {name: array for name, array in (whole_sentences(ids) | cross).items() if name in pool.inputs}
+        with pool.borrow() as request:
+            return _checked(
+                _infer(request, inputs, [names.CROSS_ATTENTION])[names.CROSS_ATTENTION], "attention weights"
+            )
+
+    @cached_property
+    def _alignment(self) -> _Pool:
+        """Compiled when first wanted; two threads at once may both compile it, and one of the two is kept."""
+        assert self._alignment_file is not None
+        return _Pool(self._compile(self._core, names.ALIGNMENT, self._alignment_file))
 
     def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
         """See :class:`~edgewise.runtime.engine.Engine`."""

@@ -181,6 +181,27 @@ def test_decoder_logits_without_encoder(writer: Pair, assert_close: Compare) -> 
     assert_close(actual, expected)
 
 
+def test_cross_attention(translator: Pair, assert_close: Compare) -> None:
+    """Rows look at the sentence that each names, in any order and more than once."""
+    sources = random_sources(8, 3)
+    ids, _ = _padded([[START, 4, 9, 7], [START, 5], [START], [START, 11, 12]])
+    places = np.array([2, 0, 0, 1])
+    expected, actual = (e.cross_attention(e.encode_source(*_padded(sources)), places, ids) for e in translator)
+    assert_close(actual, expected, atol=1e-5)
+    for row, place in enumerate(places):
+        assert not actual[row, :, len(sources[place]) :].any()
+        np.testing.assert_allclose(actual[row].sum(-1), 1.0, atol=1e-5)
+
+
+def test_threads_that_first_ask_for_attention_at_once(target: str, tmp_path: Path) -> None:
+    engine = _pair(tiny_model(3), target, tmp_path)[1]
+    memory, ids = engine.encode_source(*_padded([[5, 6, END]])), np.array([[START, 7, 8]])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: engine.cross_attention(memory, np.array([0]), ids), range(8)))
+    for weights in found[1:]:
+        np.testing.assert_array_equal(weights, found[0])
+
+
 @pytest.mark.parametrize("class_names", [(), ("bad", "good")], ids=["words", "classes"])
 def test_encoder_alone(class_names: tuple[str, ...], target: str, tmp_path: Path, assert_close: Compare) -> None:
     reference, engine = _pair(tiny_model(6, "encoder", class_names=class_names), target, tmp_path)

@@ -50,6 +50,8 @@ def manifest(task: Task, model: Transformer, *, variants: tuple[str, ...] = ("cp
     tensor = (TensorSpec(name="ids", dtype="int64", shape=("batch", "time")),)
     names = [name for name in ("encoder", "decoder") if getattr(model.config, name)]
     graphs = {name: GraphSpec(file=f"{name}.onnx", inputs=tensor, outputs=tensor) for name in names}
+    if changes.get("alignment_layer") is not None:
+        graphs["alignment"] = GraphSpec(file="alignment.onnx", inputs=tensor, outputs=tensor)
     spec = ModelSpec.from_json(model.config.to_json())
     rows = []
     for name in variants:

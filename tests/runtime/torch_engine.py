@@ -8,9 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgewise.models.attention import cross_attention_weights
 from edgewise.models.decode import Memory, next_logits
 from edgewise.models.transformer import Transformer
 from edgewise.runtime.engine import Candidates, Floats, Ids, Mask
+
+LAYER = 1
+"""The layer whose attention is given: the last of a tiny model's two."""
 
 
 class TorchRun:
@@ -123,12 +127,17 @@ class TorchEngine:
         self.runs: list[TorchRun] = []
         self.open_runs: list[TorchOpenRun] = []
         self.encoded: list[tuple[int, ...]] = []
+        self.sources: dict[int, list[list[int]]] = {}
+        self._memories: list[Memory] = []
 
     @torch.inference_mode()
     def encode_source(self, ids: Ids, mask: Mask) -> Memory:
         self.encoded.append(ids.shape)
         hidden = self.model.encode(torch.from_numpy(ids), torch.from_numpy(mask))
-        return Memory(self.model.cross_key_value(hidden), torch.from_numpy(mask))
+        memory = Memory(self.model.cross_key_value(hidden), torch.from_numpy(mask))
+        self.sources[id(memory)] = ids.tolist()
+        self._memories.append(memory)  # so that no other gets its id
+        return memory
 
     def start(self, memory: Memory | None, batch: int, beams: int, capacity: int, candidates: int) -> TorchRun:
         run = TorchRun(self.model, memory or Memory(None, None), beams, capacity, candidates)
@@ -147,6 +156,16 @@ class TorchEngine:
             torch.from_numpy(ids), positions, torch.from_numpy(mask), cross=cross, cross_mask=cross_mask
         )
         return self.model.logits(hidden).numpy()
+
+    def cross_attention(self, memory: Memory, sentences: Ids, ids: Ids) -> Floats:
+        """Every row alone and unpadded; ``LAYER`` is the bundle's choice."""
+        assert memory.mask is not None
+        found = np.zeros((*ids.shape, memory.mask.shape[1]), np.float32)
+        for row, (place, tokens) in enumerate(zip(sentences.tolist(), ids.tolist(), strict=True)):
+            length = int(memory.mask[place].sum())
+            source = self.sources[id(memory)][place][:length]
+            found[row, :, :length] = cross_attention_weights(self.model, source, tokens, LAYER).mean(0).numpy()
+        return found
 
     @torch.inference_mode()
     def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:

@@ -1,0 +1,66 @@
+"""From what a search found to what a session returns: text, and alignments where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from .alignments import alignment, attention_of, source_spans, written_after
+from .bundle.manifest import ModelSpec
+from .decoding import Request
+from .engine import Engine
+from .options import DecodingOptions
+from .results import Alignment, Generation, Hypothesis, Timings, TokenHypothesis
+from .stopping import before_stop
+from .tokenizer import Tokenizer
+
+Found = Sequence[tuple[list[TokenHypothesis], Timings]]
+
+
+def generations(
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    prompts: Sequence[tuple[int, ...]],
+    found: Found,
+    options: DecodingOptions,
+) -> list[Generation]:
+    """What was ``found`` for ``requests``; ``prompts``: tokens whose text a result continues."""
+    return [
+        Generation(
+            hypotheses=tuple(_hypothesis(tokenizer, prompt, h, options) for h in hypotheses),
+            source_tokens=request.source.ids,
+            truncated=request.source.truncated,
+            timings=timings,
+        )
+        for request, prompt, (hypotheses, timings) in zip(requests, prompts, found, strict=True)
+    ]
+
+
+def _hypothesis(
+    tokenizer: Tokenizer, prompt: tuple[int, ...], found: TokenHypothesis, options: DecodingOptions
+) -> Hypothesis:
+    text = tokenizer.continuation(prompt, found.tokens)
+    return Hypothesis(text=before_stop(text, options.stop), **vars(found))
+
+
+def with_alignments(
+    engine: Engine,
+    model: ModelSpec,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    found: Sequence[Generation],
+    batch_size: int,
+    check: Callable[[], None],
+) -> list[Generation]:
+    """``found`` for the source ``texts``, every hypothesis with its alignment."""
+    pairs = [(g.source_tokens, h.tokens) for g in found for h in g.hypotheses]
+    weights = iter(attention_of(engine, model, [s for s, _ in pairs], [t for _, t in pairs], batch_size, check))
+
+    def aligned(text: str, generation: Generation) -> Iterator[Hypothesis]:
+        spans = source_spans(tokenizer, model, text, generation.source_tokens)
+        for h in generation.hypotheses:
+            ends = written_after(tokenizer, h.tokens, h.text)
+            made: Alignment = alignment(next(weights), text, spans, h.text, ends)
+            yield replace(h, alignment=made)
+
+    return [replace(g, hypotheses=tuple(aligned(text, g))) for text, g in zip(texts, found, strict=True)]
