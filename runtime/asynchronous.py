@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from types import TracebackType
-from typing import Any, TypeVar, Unpack, overload
+from typing import TypeVar, Unpack, overload
 
 from ..errors import EngineError, InputError
+from .arguments import Batching
+from .continuous import Job
 from .cpu import available_cpus
 from .interrupt import Cancellation
 from .options import is_count
 from .results import Generation
-from .session import DecodingArguments, Session, StreamArguments, Texts
+from .session import BATCH_SIZE, DecodingArguments, Session, StreamArguments, Texts
+from .workers import BatchWorkers
 
 _R = TypeVar("_R")
 
@@ -22,23 +25,30 @@ _R = TypeVar("_R")
 class AsyncSession:
     """What a :class:`~edgewise.runtime.session.Session` decodes, awaited.
 
-    ``workers``: calls that the engine works on at once, by default one a processor; with as many callers as you like
-    they take turns, a stream one piece at a time. Open the session with ``threads=1``, so that the workers do not
-    compete. A task that is cancelled, or that leaves a stream, ends its decoding at the next step. A deadline counts
-    from the call, the wait for a worker included.
+    Callers share the work: a text or a stream joins a batch that is under way, between its steps, with options of its
+    own, and leaves it when it is done. What it finds is what it would alone, up to rounding. ``workers``: batches that
+    the engine works on at once, by default one a processor. ``rows``: beams, samples and alternatives of a batch
+    together; who finds no room waits for it. A list of texts is a batch of its own, that nobody joins.
+
+    Open the session with ``threads=1``, so that the workers do not compete. A task that is cancelled, or that leaves a
+    stream, ends its decoding at the next step. A deadline counts from the call, the wait for room included.
 
     Arguments, results and errors are those of the session's own methods. Closing this waits for what is running, and
     leaves the session open.
 
     Raises:
-        InputError: ``workers`` is no number of workers.
+        InputError: ``workers`` or ``rows`` is no number of them.
     """
 
-    def __init__(self, session: Session, workers: int | None = None) -> None:
+    def __init__(self, session: Session, workers: int | None = None, *, rows: int = 2 * BATCH_SIZE) -> None:
         if workers is not None and not is_count(workers):
             raise InputError(f"workers ({workers!r}) must be an integer of at least 1, or None for one a processor")
+        if not is_count(rows):
+            raise InputError(f"rows ({rows!r}) must be an integer of at least 1")
         self.session = session
-        self._pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="edgewise")
+        count = workers or available_cpus()
+        self._lists = ThreadPoolExecutor(count, thread_name_prefix="edgewise-list")
+        self._workers = BatchWorkers(lambda: session._batch(rows), count)
 
     @overload
     async def translate(self, texts: str, **arguments: Unpack[DecodingArguments]) -> Generation: ...
@@ -50,6 +60,8 @@ class AsyncSession:
         self, texts: str | Texts, **arguments: Unpack[DecodingArguments]
     ) -> Generation | list[Generation]:
         """See :meth:`Session.translate <edgewise.runtime.session.Session.translate>`."""
+        if isinstance(texts, str):
+            return await self._joined("translate", texts, arguments)
         return await self._decoded(self.session.translate, texts, arguments)
 
     @overload
@@ -62,43 +74,65 @@ class AsyncSession:
         self, prompts: str | Texts, **arguments: Unpack[DecodingArguments]
     ) -> Generation | list[Generation]:
         """See :meth:`Session.generate <edgewise.runtime.session.Session.generate>`."""
+        if isinstance(prompts, str):
+            return await self._joined("generate", prompts, arguments)
         return await self._decoded(self.session.generate, prompts, arguments)
 
     async def stream(self, text: str, **arguments: Unpack[StreamArguments]) -> AsyncGenerator[str]:
         """See :meth:`Session.stream <edgewise.runtime.session.Session.stream>`; errors come with the first piece."""
         own = _own_cancellation(arguments)
-        pieces: Iterator[str] | None = None
-        working = self._submit(_begin, self.session.stream, text, arguments, monotonic())
+        loop, came = asyncio.get_running_loop(), asyncio.Queue[str | Job]()
+
+        def give(what: str | Job) -> None:
+            loop.call_soon_threadsafe(came.put_nowait, what)
+
         try:
-            pieces = await asyncio.wrap_future(working)
-            while True:
-                working = self._submit(_next, pieces)
-                piece = await asyncio.wrap_future(working)
-                if piece is None:
-                    return
-                yield piece
+            job = await asyncio.to_thread(_job, self.session, "stream", text, arguments, monotonic())
+            pieces = self.session._pieces_of(job)
+            job.on_step = lambda search: give(pieces.push(search.agreed()))
+            self._workers.submit(job, give)
+            while isinstance(got := await came.get(), str):
+                if got:
+                    yield got
+            got.result()  # raises what went wrong
+            if rest := pieces.finish():
+                yield rest
         finally:
             own.cancel()
-            if pieces is not None:
-                await asyncio.shield(asyncio.to_thread(_close_after, working, pieces))
 
-    async def _decoded(self, method: Callable[..., _R], texts: str | Texts, arguments: DecodingArguments) -> _R:
+    async def _joined(self, method: str, text: str, arguments: DecodingArguments) -> Generation:
+        own = _own_cancellation(arguments)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            batching = Batching.of(arguments, BATCH_SIZE)
+            job = await asyncio.to_thread(_job, self.session, method, text, arguments, monotonic())
+            self._workers.submit(job, lambda _: loop.call_soon_threadsafe(ended.set))
+            await ended.wait()
+        except asyncio.CancelledError:
+            own.cancel()
+            raise
+        if batching.progress is not None:
+            batching.progress(1, 1)
+        if job.options.alignments:  # another pass of the engine, for which the loop does not wait
+            return await asyncio.to_thread(self.session._generation_of, job)
+        return self.session._generation_of(job)
+
+    async def _decoded(self, method: Callable[..., _R], texts: Texts, arguments: DecodingArguments) -> _R:
         own = _own_cancellation(arguments)
         try:
-            return await asyncio.wrap_future(self._submit(_begin, method, texts, arguments, monotonic()))
+            begun = self._lists.submit(_begin, method, texts, arguments, monotonic())
+        except RuntimeError as error:
+            raise EngineError("this AsyncSession is closed: make another around the session") from error
+        try:
+            return await asyncio.wrap_future(begun)
         except asyncio.CancelledError:
             own.cancel()
             raise
 
-    def _submit(self, work: Callable[..., _R], *arguments: Any) -> Future[_R]:
-        try:
-            return self._pool.submit(work, *arguments)
-        except RuntimeError as error:
-            raise EngineError("this AsyncSession is closed: make another around the session") from error
-
     async def close(self) -> None:
         """Wait for what is running, and end the workers. Twice is once."""
-        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self._lists.shutdown)
+        await asyncio.to_thread(self._workers.close)
 
     async def __aenter__(self) -> AsyncSession:
         return self
@@ -119,19 +153,13 @@ def _own_cancellation(arguments: StreamArguments) -> Cancellation:
 
 
 def _begin(method: Callable[..., _R], texts: str | Texts, arguments: StreamArguments, asked: float) -> _R:
-    """Call a method of the session; what was waited for a worker counts towards the deadline."""
+    """Call a method of the session; what was waited for a thread counts towards the deadline."""
     deadline = arguments.get("deadline")
     if isinstance(deadline, int | float) and deadline > 0:
         arguments["deadline"] = max(0.0, deadline - (monotonic() - asked))
     return method(texts, **arguments)
 
 
-def _next(pieces: Iterator[str] | None) -> str | None:
-    """The next piece, ``None`` after the last: a StopIteration cannot pass through a future."""
-    return next(pieces or iter(()), None)
-
-
-def _close_after(working: Future[Any], pieces: Iterator[str]) -> None:
-    """Close a stream, which must not be at work; what is left of its work ends at the next step."""
-    wait([working])
-    pieces.close()  # type: ignore[attr-defined]
+def _job(session: Session, method: str, text: str, arguments: StreamArguments, asked: float) -> Job:
+    """A request that has its text split into tokens and its options checked."""
+    return _begin(lambda text, **_: session._job(method, text, arguments), text, arguments, asked)

@@ -43,7 +43,7 @@ from .results import (
     Score,
 )
 from .rules import Rule
-from .streaming import stream_pieces
+from .streaming import Pieces, stream_pieces
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -484,16 +484,23 @@ class Session:
     ) -> Iterator[Generation]:
         """Decode texts, each with its prefix, in a batch whose free places the next of them take."""
         jobs = (self._own_job(t, options, f"text {i}", p, watch) for i, (t, p) in enumerate(texts))
-        rows, model = batching.batch_size * options.rows, self.manifest.model
-        batch = ContinuousBatch(self.engine, model, rows, batching.max_batch_tokens, self._check)
+        batch = self._batch(batching.batch_size * options.rows, batching.max_batch_tokens)
         for done, job in enumerate(fill(batch, jobs, READ_AHEAD * batching.batch_size), start=1):
             yield self._generation_of(job)
             if batching.progress is not None:
                 batching.progress(done, done + len(batch.jobs))
 
+    def _batch(self, rows: int, tokens: int | None = None) -> ContinuousBatch:
+        """A batch that jobs of this session join."""
+        return ContinuousBatch(self.engine, self.manifest.model, rows, tokens, self._check)
+
     def _generation_of(self, job: Job) -> Generation:
         """The answer to a job that has ended; raises what ended it otherwise."""
         return self._results([job.text], [job.request], [job.result()], job.options, 1)[0]
+
+    def _pieces_of(self, job: Job) -> Pieces:
+        """What makes the text of a stream of its tokens."""
+        return Pieces(self.tokenizer, self._prompt(job.request.source), job.options.stop)
 
     def _results(
         self,

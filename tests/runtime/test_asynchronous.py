@@ -12,6 +12,7 @@ import edgewise
 from edgewise.errors import EngineError, InputError
 from edgewise.runtime.asynchronous import AsyncSession
 from edgewise.runtime.interrupt import Cancellation
+from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
 
 from .tiny_session import session_for
@@ -24,10 +25,15 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 120))
 
 
-def _steps(session: Session) -> int:
+def engine_of(session: Session) -> TorchEngine:
     engine = session.engine
     assert isinstance(engine, TorchEngine)
-    return sum(run.steps for run in engine.runs)
+    return engine
+
+
+def _steps(session: Session) -> int:
+    engine = engine_of(session)
+    return sum(run.steps for run in (*engine.runs, *engine.open_runs))
 
 
 def test_translations_are_the_session_s_own() -> None:
@@ -95,19 +101,20 @@ def test_leaving_a_stream_ends_its_decoding() -> None:
     list(whole.stream(TEXTS[0], max_new_tokens=40))
     _run(work(left))
     assert 0 < _steps(left) < _steps(whole) == 39
+    assert not engine_of(left).runs
 
 
 @pytest.mark.parametrize("kind", ["translate", "stream"])
 def test_a_cancelled_task_ends_its_decoding(kind: str) -> None:
     async def work(session: Session) -> None:
         begun, loop = asyncio.Event(), asyncio.get_running_loop()
-        start = session.engine.start
+        start = session.engine.open_run
 
         def started(*arguments: Any) -> Any:
             loop.call_soon_threadsafe(begun.set)
             return start(*arguments)
 
-        session.engine.start = started  # type: ignore[method-assign]
+        session.engine.open_run = started  # type: ignore[method-assign]
         async with AsyncSession(session, workers=1) as own:
             task = asyncio.create_task(_consume(own, kind))
             await begun.wait()
@@ -181,6 +188,111 @@ def test_errors_are_the_session_s_own() -> None:
                 await anext(own.stream("A dog.", cancellation="now"))  # type: ignore[arg-type]
 
     _run(work(session_for("translate")))
+
+
+MIXED: list[dict[str, Any]] = [
+    {},
+    {"beam_size": 3, "n_best": 2},
+    {"sampling": Sampling(seed=3, samples=2)},
+    {"repetition_penalty": 1.5, "min_new_tokens": 4},
+    {"beam_size": 3, "beam_groups": 3, "diversity_penalty": 0.5},
+    {"alternatives": 2},
+]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("task", ["translate", "generate"])
+def test_many_callers_with_options_of_their_own_share_steps(task: Any, workers: int) -> None:
+    session = session_for(task, 3, end_bias=-50.0)
+    asked = [(TEXTS[i % 4], {**MIXED[i % len(MIXED)], "max_new_tokens": 6 + i % 5}) for i in range(24)]
+    alone = [getattr(session, task)(text, **options) for text, options in asked]
+    steps_alone = _steps(session)
+
+    async def work() -> Any:
+        async with AsyncSession(session, workers) as own:
+            return await asyncio.gather(*(getattr(own, task)(text, **options) for text, options in asked))
+
+    together = _run(work())
+    assert [[h.tokens for h in g.hypotheses] for g in together] == [[h.tokens for h in g.hypotheses] for g in alone]
+    assert [g.score for g in together] == pytest.approx([g.score for g in alone], abs=1e-4)
+    assert _steps(session) - steps_alone < steps_alone / (2 if workers == 1 else 1)
+    assert max(g.timings.batch for g in together) > 1
+
+
+def test_one_caller_s_trouble_is_nothing_to_the_others() -> None:
+    session = session_for("translate", 3, end_bias=-50.0)
+    expected = session.translate(TEXTS[0], max_new_tokens=20).tokens
+
+    async def work() -> Any:
+        async with AsyncSession(session, workers=1) as own:
+            calls: list[Any] = [own.translate(TEXTS[0], max_new_tokens=20) for _ in range(3)]
+            calls.append(own.translate(TEXTS[1], suppress=[[i] for i in range(330)]))
+            calls.append(own.translate(" "))
+            calls.append(own.translate(TEXTS[1], max_new_tokens=60, deadline=0.001))
+            tasks = [asyncio.create_task(call) for call in calls]
+            gone = asyncio.create_task(own.translate(TEXTS[2], max_new_tokens=60))
+            await asyncio.sleep(0.01)
+            gone.cancel()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    *well, impossible, empty, late = _run(work())
+    assert [found.tokens for found in well] == [expected] * 3
+    with pytest.raises(InputError, match="text 0: the options leave no token that may follow"):
+        raise impossible
+    with pytest.raises(InputError, match="text 0 is empty"):
+        raise empty
+    assert late.hypotheses[0].finish_reason == "deadline"
+
+
+def test_a_session_that_is_closed_under_its_callers() -> None:
+    session = session_for("translate", 3, end_bias=-50.0)
+
+    async def work() -> Any:
+        async with AsyncSession(session, workers=1) as own:
+            pieces = own.stream(TEXTS[0], max_new_tokens=60)
+            await anext(pieces)
+            session.close()
+            with pytest.raises(EngineError, match="the session was closed while this request was running"):
+                async for _ in pieces:
+                    pass
+            with pytest.raises(EngineError, match="this session is closed"):
+                await own.translate(TEXTS[0])
+
+    _run(work())
+
+
+def test_an_engine_that_cannot_even_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_for("translate", 3)
+
+    def fails(*_: Any) -> Any:
+        raise EngineError("no memory for a batch")
+
+    monkeypatch.setattr(Session, "_batch", fails)
+
+    async def work() -> Any:
+        async with AsyncSession(session, workers=1) as own:
+            return await asyncio.gather(*(own.translate(text) for text in TEXTS), return_exceptions=True)
+
+    assert [str(error) for error in _run(work())] == ["no memory for a batch"] * 4
+
+
+def test_a_call_of_one_text_reports_its_progress() -> None:
+    seen: list[Any] = []
+
+    async def work() -> Any:
+        async with AsyncSession(session_for("translate")) as own:
+            await own.translate(TEXTS[0], max_new_tokens=2, progress=lambda *done: seen.append(done))
+            with pytest.raises(InputError, match=r"batch_size \(0\) must be an integer of at least 1"):
+                await own.translate(TEXTS[0], batch_size=0)
+
+    _run(work())
+    assert seen == [(1, 1)]
+
+
+@pytest.mark.parametrize("rows", [0, True, None])
+def test_rows_must_be_a_number(rows: Any) -> None:
+    with pytest.raises(InputError, match=r"rows .* must be an integer of at least 1"):
+        edgewise.AsyncSession(session_for("translate"), rows=rows)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True])

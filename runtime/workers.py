@@ -1,0 +1,93 @@
+"""Threads that each work on a continuous batch, fed from one queue."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from ..errors import EngineError
+from .continuous import ContinuousBatch, Job
+
+Done = Callable[[Job], object]
+"""Called with a job that has ended, in the thread that ended it."""
+
+
+class BatchWorkers:
+    """At most ``count`` threads; ``new_batch`` makes the batch of one that begins to work.
+
+    A new job wakes a thread that rests, if one does; those at work take what waits between two steps, as far as there
+    is room. A thread rests when nothing is left for it.
+    """
+
+    def __init__(self, new_batch: Callable[[], ContinuousBatch], count: int) -> None:
+        self._new_batch, self._count = new_batch, count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="edgewise-batch")
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Job, Done]] = deque()
+        self._working, self._closed = 0, False
+
+    def submit(self, job: Job, done: Done) -> None:
+        """Let ``job`` be decoded.
+
+        Raises:
+            EngineError: these workers are closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineError("this AsyncSession is closed: make another around the session")
+            self._waiting.append((job, done))
+            if self._working < self._count:
+                self._working += 1
+                self._pool.submit(self._work)
+
+    def close(self) -> None:
+        """Take no more, and wait for what there is. Twice is once."""
+        with self._lock:
+            self._closed = True
+        self._pool.shutdown()
+
+    def _work(self) -> None:
+        listening: dict[Job, Done] = {}
+        try:
+            batch = self._new_batch()
+        except Exception as error:
+            self._refuse(error)
+            return
+        while self._take(batch, listening):
+            for job in batch.step():
+                _tell(job, listening.pop(job))
+
+    def _take(self, batch: ContinuousBatch, listening: dict[Job, Done]) -> bool:
+        """Move what has room from the queue into ``batch``. Returns whether it has anything to do."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+            ended = [(job, done) for job, done in waiting if job.end_early()]
+            for job, done in waiting:
+                if not job.ended and not self._waiting and batch.fits(job):
+                    batch.add(job)
+                    listening[job] = done
+                elif not job.ended:
+                    self._waiting.append((job, done))
+            goes_on = bool(batch.jobs)
+            if not goes_on:
+                self._working -= 1
+        for job, done in ended:
+            _tell(job, done)
+        return goes_on
+
+    def _refuse(self, error: Exception) -> None:
+        with self._lock:
+            self._working -= 1
+            refused, self._waiting = self._waiting, deque()
+        for job, done in refused:
+            job.error = error
+            _tell(job, done)
+
+
+def _tell(job: Job, done: Done) -> None:
+    """Whoever asked may have gone, event loop and all; that is nothing to the others."""
+    with suppress(Exception):
+        done(job)
