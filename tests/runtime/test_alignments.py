@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ import edgewise
 from edgewise.errors import InputError
 from edgewise.models.attention import cross_attention_weights
 from edgewise.runtime.alignments import alignment, source_spans, written_after
+from edgewise.runtime.asynchronous import AsyncSession
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.results import Generation
 from edgewise.runtime.session import Session
@@ -49,6 +51,23 @@ def test_weights_are_those_of_the_reference(arguments: dict[str, Any]) -> None:
         assert_weights(session, result)
         assert [h.tokens for h in result.hypotheses] == [h.tokens for h in without.hypotheses]
         assert all(h.alignment is None for h in without.hypotheses)
+
+
+@pytest.mark.parametrize("how", ["continuous", "asyncio"])
+def test_results_that_left_a_shared_batch_have_them_too(how: str) -> None:
+    session = translator(end_bias=0.5)
+
+    async def together() -> list[Generation]:
+        async with AsyncSession(session) as own:
+            calls = (own.translate(text, alignments=True, max_new_tokens=9) for text in texts(5))
+            return await asyncio.gather(*calls)
+
+    if how == "asyncio":
+        found = asyncio.run(together())
+    else:
+        found = list(session.translate_iter(texts(5), alignments=True, max_new_tokens=9, continuous=True))
+    for result in found:
+        assert_weights(session, result)
 
 
 def test_who_does_not_ask_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
