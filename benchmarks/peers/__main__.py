@@ -17,6 +17,8 @@ from .chart import draw
 from .check import check
 from .places import Places
 from .prepare import Preparation
+from .prepare_vectors import VectorPreparation
+from .quality import judge
 from .report import tables
 from .run import cells, measure
 from .workloads import WORKLOADS
@@ -45,7 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("cells", nargs="*", default=["*"], help="patterns of names, such as 's1/t1/*' (default: all)")
     one.add_argument("--rounds", type=_count, default=3, help="processes of every cell (default: 3)")
     one.add_argument("--repeats", type=_count, default=3, help="timed passes of every process (default: 3)")
-    one.add_argument("--output", type=Path, default=Path("peers.json"), help="where to write it all (peers.json)")
+    one.add_argument(
+        "--output",
+        type=Path,
+        default=Path("peers.json"),
+        help="where to write it all, and what a stopped run goes on with (peers.json)",
+    )
     one.set_defaults(command=_run)
     one = commands.add_parser("report", help="print the tables of a run again, and draw its chart")
     one.add_argument("results", type=Path, help="what `run` wrote")
@@ -63,14 +70,22 @@ def _count(text: str) -> int:
 def _prepare(arguments: argparse.Namespace) -> None:
     places = Places.of_environment()
     for name in arguments.workloads:
-        Preparation(places, WORKLOADS[name], _say).run()
-        check(places, WORKLOADS[name], _say)
+        workload = WORKLOADS[name]
+        if workload.kind == "embed":
+            VectorPreparation(places, workload, _say).run()
+            judge(places, workload, _say)
+        else:
+            Preparation(places, workload, _say).run()
+            check(places, workload, _say)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    chosen = cells(arguments.cells)
-    for found in measure(Places.of_environment(), chosen, arguments.rounds, arguments.repeats, _say):
-        arguments.output.write_text(json.dumps(found, indent=1))  # after every round: a run may be stopped
+    chosen, output = cells(arguments.cells), arguments.output
+    earlier = json.loads(output.read_text()) if output.exists() else None
+    for found in measure(Places.of_environment(), chosen, arguments.rounds, arguments.repeats, _say, earlier):
+        part = output.with_name(f"part-{output.name}")
+        part.write_text(json.dumps(found, indent=1))  # after every process: a run may be stopped, and goes on here
+        part.replace(output)
     print(tables(found))
 
 

@@ -15,20 +15,31 @@ from .systems import OWN_ENVIRONMENT, System
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRANSLATOR = ROOT / "checkpoints" / "translate-en-de"
+PUBLISHED = {"s4": "all-MiniLM-L6-v2"}
+"""Models from elsewhere, by workload."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Everything under ``peers``; ``multi30k`` is the folder of that data set, where there is one."""
+    """Everything under ``peers``; ``multi30k`` is the folder of that data set, ``assets`` that of others, where there
+    are any; ``models`` holds published models.
+    """
 
     peers: Path
     multi30k: Path | None
+    assets: Path | None = None
+    models: Path = ROOT / ".models"
 
     @classmethod
     def of_environment(cls) -> Places:
-        """``PEERS``, by default ``.peers`` here, and ``MULTI30K``."""
-        data = os.environ.get("MULTI30K")
-        return cls(peers=Path(os.environ.get("PEERS") or ".peers").resolve(), multi30k=Path(data) if data else None)
+        """``PEERS`` and ``MODELS``, by default ``.peers`` and ``.models`` here, ``MULTI30K`` and ``ASSETS``."""
+        multi30k, assets = (os.environ.get(name) for name in ("MULTI30K", "ASSETS"))
+        return cls(
+            peers=Path(os.environ.get("PEERS") or ".peers").resolve(),
+            multi30k=Path(multi30k) if multi30k else None,
+            assets=Path(assets) if assets else None,
+            models=Path(os.environ.get("MODELS") or ROOT / ".models").resolve(),
+        )
 
     def binary(self, environment: str, name: str = "python") -> Path:
         """A program of an environment.
@@ -50,8 +61,17 @@ class Places:
         return self.peers / "models" / workload / name
 
     def checkpoint(self, workload: str) -> Path:
-        """The checkpoint that every system computes."""
-        return TRANSLATOR if workload == "s2" else self.file(workload, "checkpoint")
+        """The checkpoint that every system computes.
+
+        Raises:
+            MissingExtraError: a published model has not been fetched.
+        """
+        if workload not in PUBLISHED:
+            return TRANSLATOR if workload == "s2" else self.file(workload, "checkpoint")
+        published = self.models / PUBLISHED[workload]
+        if not published.exists():
+            raise MissingExtraError(f"{published} is missing, the model of workload {workload}: run `make models`")
+        return published
 
     def model(self, workload: str, system: System) -> Path:
         """What ``system`` opens.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 SOURCES, REFERENCE, TEST_SET = "sources.json", "reference.json", "test_2016_flickr"
+SPECIAL_IDS = "special_ids.json"
+"""Of workloads whose checkpoints are others' files, where each says it in its own way."""
 TASK = "text2text-generation-with-past"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",

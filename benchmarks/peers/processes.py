@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import EngineError
 from .cell import Answer, Order
 from .places import Places, this_package
-from .prepare import OFFLINE
+from .prepare import OFFLINE, SPECIAL_IDS
 from .results import Setting
 from .systems import System
 from .workloads import EXTRA_TOKENS, LENGTH_PENALTY, WORKLOADS
@@ -32,6 +32,7 @@ def run_cell(places: Places, system: System, setting: Setting, *, sources: Path,
     workload = WORKLOADS[setting.workload]
     with tempfile.TemporaryDirectory() as scratch, this_package() as path:
         order = Order(
+            kind=workload.kind,
             adapter=system.adapter,
             model=str(places.model(workload.name, system)),
             sources=str(sources),
@@ -45,7 +46,7 @@ def run_cell(places: Places, system: System, setting: Setting, *, sources: Path,
             repeats=repeats,
             whole=whole,
             length_penalty=LENGTH_PENALTY,
-            special_ids=_special_ids(places.checkpoint(workload.name)),
+            special_ids=_special_ids(places, workload.name),
             settings=system.settings,
         )
         python = places.binary(system.environment)
@@ -72,6 +73,9 @@ def _variables(system: System, threads: int) -> dict[str, str]:
     return os.environ | OFFLINE | dict.fromkeys(pools, str(threads)) | system.variables
 
 
-def _special_ids(checkpoint: Path) -> dict[str, int]:
-    config = json.loads((checkpoint / "config.json").read_text())
+def _special_ids(places: Places, workload: str) -> dict[str, int]:
+    if (file := places.file(workload, SPECIAL_IDS)).is_file():
+        found: dict[str, int] = json.loads(file.read_text())
+        return found
+    config = json.loads((places.checkpoint(workload) / "config.json").read_text())
     return {name: config[f"{name}_id"] for name in ("pad", "start", "end")}

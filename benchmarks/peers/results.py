@@ -39,15 +39,14 @@ class Cell:
 class Measured:
     """A cell, with an answer a round, outputs left out. ``failure``: why there are no more.
 
-    ``agreement``: of the reference's tokens, the share before the first difference, mean over the sources. ``bleu``:
-    where there are references.
+    ``quality``: by the names of the workload's ``quality``, such as ``agree``, the share of the reference's tokens
+    before the first difference, mean over the sources.
     """
 
     cell: Cell
     model_bytes: int
     answers: list[Answer] = field(default_factory=list)
-    agreement: float | None = None
-    bleu: float | None = None
+    quality: dict[str, float] = field(default_factory=dict)
     failure: str | None = None
 
     @property
@@ -63,9 +62,16 @@ class Measured:
     @property
     def speed(self) -> float:
         """In the workload's unit: milliseconds a request, or sentences a second."""
+        sentences, batch = self.answers[0].sentences, self.cell.setting.batch
         if WORKLOADS[self.cell.setting.workload].unit == "ms":
-            return 1e3 * self.seconds
-        return self.answers[0].sentences / self.seconds
+            return 1e3 * self.seconds * batch / sentences
+        return sentences / self.seconds
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is accurate enough to be compared with; what was not judged is not held against it."""
+        floors = WORKLOADS[self.cell.setting.workload].floors
+        return all(self.quality.get(name, floor) >= floor for name, floor in floors.items())
 
     @property
     def tokens_per_second(self) -> float:

@@ -13,13 +13,15 @@ from typing import Any
 
 from ...errors import EngineError, InputError, MissingExtraError
 from ...runtime.cpu import available_cpus
+from .catalogue import systems_of
 from .cell import Tokens
 from .places import Places, folder_bytes
-from .prepare import REFERENCE, SOURCES, captions
+from .prepare import REFERENCE, captions
 from .processes import run_cell
+from .quality import quality_of
 from .results import Cell, Measured, Setting, agreement
 from .roofline import measured_bandwidth, step_bytes
-from .systems import OURS, SYSTEMS
+from .systems import OURS, System
 from .workloads import S1, S2, SOURCE_TOKENS, WORKLOADS
 
 Say = Callable[[str], None]
@@ -37,74 +39,113 @@ def cells(patterns: Sequence[str]) -> list[Cell]:
     found: dict[str, Cell] = {}
     for pattern in patterns:
         matching = [cell for cell in _all_cells() if fnmatchcase(str(cell), pattern)]
-        matching = [cell for cell in matching if not SYSTEMS[cell.system].extra or cell.system in pattern]
+        matching = [cell for cell in matching if not _system(cell).extra or cell.system in pattern]
         if not matching:
             raise InputError(f"no cell is called {pattern!r}, expected a pattern of names such as {_all_cells()[0]}")
         found |= {str(cell): cell for cell in matching}
     return list(found.values())
 
 
+def _system(cell: Cell) -> System:
+    return systems_of(cell.setting.workload)[cell.system]
+
+
 def _all_cells() -> list[Cell]:
     return [
         Cell(setting=Setting(workload=workload.name, threads=threads, batch=batch, beam_size=beam_size), system=system)
         for workload in WORKLOADS.values()
-        for threads, batch, beam_size, system in product(THREADS, workload.batches, workload.beams, SYSTEMS)
+        for threads, batch, beam_size, system in product(
+            THREADS, workload.batches, workload.beams, systems_of(workload.name)
+        )
     ]
 
 
-def measure(places: Places, chosen: Sequence[Cell], rounds: int, repeats: int, say: Say) -> Iterator[dict[str, Any]]:
-    """Run the rounds, and give after each what has been found so far.
+def measure(
+    places: Places,
+    chosen: Sequence[Cell],
+    rounds: int,
+    repeats: int,
+    say: Say,
+    earlier: dict[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Run the rounds, and give after each process what has been found so far.
 
-    What a cell failed with stands in its result, and the others go on.
+    What a cell failed with stands in its result, and the others go on. ``earlier``: what a run that was stopped had
+    found; its answers are kept, what failed is tried again.
 
     Raises:
-        InputError: a chosen cell needs a data set, and nobody said where it is.
+        InputError: a chosen cell needs a data set, and nobody said where it is; or ``earlier`` is of another machine or
+            other passes.
     """
     if any(cell.setting.workload == S2.name for cell in chosen):
         captions(places, "de")  # they judge the first round: better missed now than then
-    results = [_begin(places, cell) for cell in chosen]
+    kept = _kept(earlier, repeats) if earlier else {}
+    results = [_begin(places, cell, kept.pop(str(cell), None)) for cell in chosen]
     for round_ in range(rounds):
         for measured in results if round_ % 2 == 0 else reversed(results):
-            if measured.failure is None:
+            if measured.failure is None and len(measured.answers) <= round_:
                 say(f"round {round_ + 1} of {rounds}: {measured.cell}")
-                _measure_one(places, measured, repeats, whole=not measured.answers)
-        yield {
-            "machine": machine(),
-            "rounds": round_ + 1,
-            "repeats": repeats,
-            "results": [measured.to_json() for measured in results],
-            "roofline": rooflines(places, results),
-        }
+                _measure_one(places, measured, repeats)
+                yield _found(rounds, repeats, [*results, *kept.values()], [])
+    all_results = [*results, *kept.values()]
+    yield _found(rounds, repeats, all_results, rooflines(places, all_results))
 
 
-def _begin(places: Places, cell: Cell) -> Measured:
-    system, workload = SYSTEMS[cell.system], cell.setting.workload
+def _kept(earlier: dict[str, Any], repeats: int) -> dict[str, Measured]:
+    """The cells of an earlier run, by name."""
+    here = machine()
+    if earlier["repeats"] != repeats or earlier["machine"] != here:
+        raise InputError(
+            f"the earlier run has {earlier['repeats']} passes a process on {earlier['machine']['processor']}, "
+            f"expected {repeats} on {here['processor']}: name another --output, or remove that file"
+        )
+    results = (Measured.from_json(data) for data in earlier["results"])
+    return {str(measured.cell): measured for measured in results}
+
+
+def _found(rounds: int, repeats: int, results: Sequence[Measured], roofline: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "machine": machine(),
+        "rounds": rounds,
+        "repeats": repeats,
+        "results": [measured.to_json() for measured in results],
+        "roofline": roofline,
+    }
+
+
+def _begin(places: Places, cell: Cell, earlier: Measured | None) -> Measured:
+    system, workload = _system(cell), cell.setting.workload
     try:
         size = folder_bytes(places.model(workload, system), system)
     except MissingExtraError as error:
         return Measured(cell=cell, model_bytes=0, failure=str(error))
-    return Measured(cell=cell, model_bytes=size)
+    judged = quality_of(places, workload, cell.system)
+    if earlier is None:
+        return Measured(cell=cell, model_bytes=size, quality=judged)
+    return dataclasses.replace(earlier, model_bytes=size, quality=judged or earlier.quality, failure=None)
 
 
-def _measure_one(places: Places, measured: Measured, repeats: int, whole: bool) -> None:
+def _measure_one(places: Places, measured: Measured, repeats: int) -> None:
+    """One process; the first of a translating cell decodes all sources, for its quality."""
     setting = measured.cell.setting
+    workload = WORKLOADS[setting.workload]
+    sources = places.file(workload.name, workload.sources_file(setting.batch))
+    whole = workload.kind == "translate" and not measured.quality
     try:
-        answer = run_cell(
-            places,
-            SYSTEMS[measured.cell.system],
-            setting,
-            sources=places.file(setting.workload, SOURCES),
-            repeats=repeats,
-            whole=whole,
-        )
+        answer = run_cell(places, _system(measured.cell), setting, sources=sources, repeats=repeats, whole=whole)
     except (EngineError, MissingExtraError) as error:
         measured.failure = str(error)
         return
     measured.answers.append(dataclasses.replace(answer, outputs=None))
     if answer.outputs is not None:
-        reference = json.loads(places.file(setting.workload, REFERENCE).read_text())
-        measured.agreement = agreement(answer.outputs, reference[str(setting.beam_size)])
-        measured.bleu = bleu(places, answer.outputs) if setting.workload == S2.name else None
+        measured.quality = _quality(places, setting, answer.outputs)
+
+
+def _quality(places: Places, setting: Setting, outputs: Any) -> dict[str, float]:
+    """Of translations."""
+    reference = json.loads(places.file(setting.workload, REFERENCE).read_text())
+    found = {"agree": agreement(outputs, reference[str(setting.beam_size)])}
+    return found | ({"BLEU": bleu(places, outputs)} if setting.workload == S2.name else {})
 
 
 def bleu(places: Places, outputs: Tokens) -> float:

@@ -25,6 +25,8 @@ class System:
     model: str
     settings: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    bits: float = 8
+    """Of a weight."""
     files: tuple[str, ...] = ()
     """Patterns of the files that it opens, where the folder has others, too."""
     exact: bool = False
@@ -34,7 +36,7 @@ class System:
 
 
 # CTranslate2 4.8 uses AVX-512 only when told to (its cpu_isa.cc), and packs weights only where MKL multiplies.
-_FASTEST = {"CT2_FORCE_CPU_ISA": "AVX512", "CT2_PACKED_GEMM": "1"}
+FASTEST = {"CT2_FORCE_CPU_ISA": "AVX512", "CT2_PACKED_GEMM": "1"}
 # optimum's decoder comes twice: one graph for every step, and two, for the first step and for later ones.
 _MERGED = ("encoder_model*.onnx", "decoder_model_merged*.onnx")
 _APART = ("encoder_model*.onnx", "decoder_model.onnx", "decoder_model_quantized.onnx", "decoder_with_past*.onnx")
@@ -54,7 +56,7 @@ _ALL = (
         adapter="ctranslate2",
         environment="ctranslate2",
         model="ctranslate2-int8",
-        variables=_FASTEST,
+        variables=FASTEST,
     ),
     System(name="optimum-onnx-int8", adapter="optimum_onnx", environment="optimum", model="onnx-int8", files=_MERGED),
     System(
@@ -65,7 +67,9 @@ _ALL = (
         files=_APART,
     ),
     System(name="optimum-intel-int8", adapter="optimum_intel", environment="openvino", model="openvino-int8"),
-    System(name="transformers-fp32", adapter="transformers", environment="optimum", model="marian", exact=True),
+    System(
+        name="transformers-fp32", adapter="transformers", environment="optimum", model="marian", bits=32, exact=True
+    ),
     System(
         name="edgewise-openvino-int8",
         adapter="edgewise",
@@ -82,6 +86,7 @@ _ALL = (
         model="edgewise",
         settings={"target": "cpu", "precision": "fp32"},
         files=("cpu-fp32/*",),
+        bits=32,
         exact=True,
         extra=True,
     ),
@@ -90,6 +95,7 @@ _ALL = (
         adapter="ctranslate2",
         environment="ctranslate2",
         model="ctranslate2-float32",
+        bits=32,
         exact=True,
         extra=True,
     ),
@@ -99,6 +105,7 @@ _ALL = (
         environment=OWN_ENVIRONMENT,
         model="onnx-fp32",
         files=_APART,
+        bits=32,
         exact=True,
         extra=True,
     ),

@@ -1,18 +1,24 @@
-"""What is decoded. A workload is sources of token ids, how many tokens to make of each, and what to vary."""
+"""What is asked. A workload is sources of token ids, what to make of each, and what to vary."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["translate", "generate", "embed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """``exact_tokens``: decode exactly so many; ``None``: until the end token, or ``EXTRA_TOKENS`` past the source.
 
-    One timed pass decodes ``timed[batch]`` sources, spread evenly over the workload's ``sources``.
+    One timed pass takes ``timed[batch]`` sources, spread evenly over the workload's ``sources``. ``lengths``: tokens of
+    a source, by batch, where each batch has sources of its own. ``quality``: what stands beside every speed; a system
+    counts as equally accurate from ``floors`` on.
     """
 
     name: str
+    kind: Kind
     title: str
     sources: int
     exact_tokens: int | None
@@ -21,6 +27,13 @@ class Workload:
     timed: dict[int, int]
     unit: str
     """What a table says of a pass: ``ms`` a request, or sentences a second, ``s/s``."""
+    quality: tuple[str, ...]
+    floors: dict[str, float] = field(default_factory=dict)
+    lengths: dict[int, int] = field(default_factory=dict)
+
+    def sources_file(self, batch: int) -> str:
+        """The name of the file that holds the sources of a batch size."""
+        return f"sources-{batch}.json" if self.lengths else "sources.json"
 
 
 EXTRA_TOKENS = 50
@@ -32,6 +45,7 @@ SOURCE_TOKENS = 32
 
 S1 = Workload(
     name="s1",
+    kind="translate",
     title=f"Marian-base shape, random weights, {SOURCE_TOKENS} source tokens, exactly 64 new ones",
     sources=8,
     exact_tokens=64,
@@ -39,9 +53,11 @@ S1 = Workload(
     beams=(1, 4),
     timed={1: 1, 8: 8},
     unit="ms",
+    quality=("agree",),
 )
 S2 = Workload(
     name="s2",
+    kind="translate",
     title="the shipped translator on Multi30k test_2016_flickr",
     sources=1000,
     exact_tokens=None,
@@ -49,5 +65,20 @@ S2 = Workload(
     beams=(5,),
     timed={1: 100, 32: 1000},  # alone, every tenth sentence is timed, and all of them are judged
     unit="s/s",
+    quality=("agree", "BLEU"),
 )
-WORKLOADS = {workload.name: workload for workload in (S1, S2)}
+S4 = Workload(
+    name="s4",
+    kind="embed",
+    title="all-MiniLM-L6-v2, a vector a text: 16 tokens each alone, 128 tokens each in batches",
+    sources=64,
+    exact_tokens=None,
+    batches=(1, 32),
+    beams=(1,),
+    timed={1: 64, 32: 32},
+    unit="ms",
+    quality=("cosine", "Spearman"),
+    floors={"cosine": 0.999},
+    lengths={1: 16, 32: 128},
+)
+WORKLOADS = {workload.name: workload for workload in (S1, S2, S4)}

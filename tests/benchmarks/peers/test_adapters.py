@@ -38,6 +38,7 @@ def test_our_adapter_gives_what_naive_decoding_gives(tmp_path: Path, beam_size: 
     sources = random_sources(5, 7, vocab_size=VOCAB_SIZE)
     (tmp_path / "sources.json").write_text(json.dumps(sources))
     order = Order(
+        kind="translate",
         adapter="edgewise",
         model=str(bundle),
         sources=str(tmp_path / "sources.json"),

@@ -42,6 +42,7 @@ def system(monkeypatch: pytest.MonkeyPatch) -> Backwards:
 def order(tmp_path: Path, **changes: object) -> Order:
     (tmp_path / "sources.json").write_text(json.dumps(SOURCES))
     plain: dict[str, object] = {
+        "kind": "translate",
         "adapter": "backwards",
         "model": "",
         "sources": str(tmp_path / "sources.json"),

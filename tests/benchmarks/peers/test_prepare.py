@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from edgewise.benchmarks.peers import processes
+from edgewise.benchmarks.peers.catalogue import every_system
 from edgewise.benchmarks.peers.check import NEAR, compare
 from edgewise.benchmarks.peers.places import ROOT, Places, folder_bytes, this_package
 from edgewise.benchmarks.peers.prepare import Preparation, captions
@@ -136,7 +137,7 @@ def test_another_network_does_not_pass_it() -> None:
 
 
 def test_every_environment_is_pinned_and_every_system_has_one() -> None:
-    assert {system.environment for system in SYSTEMS.values()} == {OWN_ENVIRONMENT, *ENVIRONMENTS}
+    assert {system.environment for system in every_system()} == {OWN_ENVIRONMENT, *ENVIRONMENTS}
     own = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     for environment in ENVIRONMENTS:
         lines = (ROOT / "benchmarks" / "peers" / "requirements" / f"{environment}.txt").read_text().splitlines()
@@ -147,8 +148,9 @@ def test_every_environment_is_pinned_and_every_system_has_one() -> None:
 
 
 def test_every_adapter_is_a_file() -> None:
-    for system in SYSTEMS.values():
-        assert (ROOT / "benchmarks" / "peers" / "adapters" / f"{system.adapter}.py").is_file()
+    for system in every_system():
+        file = ROOT.joinpath("benchmarks", "peers", "adapters", *system.adapter.split("."))
+        assert file.with_suffix(".py").is_file()
 
 
 def test_timed_sources_are_spread_evenly() -> None:

@@ -41,8 +41,8 @@ def measured(system: str, *rounds: list[float], setting: Setting = S1, **more: A
     return Measured(cell=Cell(setting=setting, system=system), model_bytes=2_000_000, answers=answers, **more)
 
 
-OWN = measured(OURS, [1.0, 2.0], [3.0, 4.0, 5.0], agreement=0.5)
-FASTER = measured("ctranslate2-int8", [0.5, 1.0], [4.0, 2.0, 3.0], agreement=0.25)
+OWN = measured(OURS, [1.0, 2.0], [3.0, 4.0, 5.0], quality={"agree": 0.5})
+FASTER = measured("ctranslate2-int8", [0.5, 1.0], [4.0, 2.0, 3.0], quality={"agree": 0.25})
 
 
 def test_the_median_is_that_of_all_passes_of_all_rounds() -> None:
@@ -101,9 +101,13 @@ def test_the_table_has_the_fastest_first_and_what_failed_last() -> None:
     assert (first[0], second[0]) == ("ctranslate2-int8", OURS)
     assert first[1:7] == ["2000.0", "0.67", "0.50-0.75", "256", "1.50", "25.0%"]
     assert second[1:7] == ["3000.0", "1.00", "1.00-1.00", "171", "1.50", "50.0%"]
-    assert first[7:] == ["-", "0.20", "0.30", "0.40", "1.00", "50", "2.0"]
+    assert first[7:] == ["0.20", "0.30", "0.40", "1.00", "50", "2.0"]
     assert header[-2:] == ["model", "MB"]
-    assert lines[7] == "optimum-intel-int8: failed: it said no"
+    assert (
+        lines[7]
+        == f"{OURS} is 0.67 times as fast as ctranslate2-int8, the best other system: the goal of 1.2 is missed"
+    )
+    assert lines[8] == "optimum-intel-int8: failed: it said no"
 
 
 def test_the_roofline_is_a_share_of_our_step() -> None:
@@ -117,10 +121,34 @@ def test_without_edgewise_there_are_no_ratios() -> None:
     assert row[:4] == ["ctranslate2-int8", "2000.0", "-", "-"]
 
 
+def test_a_system_of_less_accuracy_is_marked_and_not_compared_with() -> None:
+    setting = Setting(workload="s4", threads=1, batch=32, beam_size=1)
+    own = measured(OURS, [2.0], setting=setting, quality={"cosine": 0.9995, "Spearman": 0.87})
+    rough = measured("onnxruntime-int8-by-hand", [1.0], setting=setting, quality={"cosine": 0.9934})
+    equal = measured("openvino-int8-by-hand", [3.0], setting=setting, quality={"cosine": 0.999})
+    lines = report.tables(found(own, rough, equal)).splitlines()
+    assert "cosine  Spearman" in lines[4]
+    assert [line.split()[0] for line in lines[5:8]] == ["onnxruntime-int8-by-hand", OURS, "openvino-int8-by-hand"]
+    assert lines[5].split()[1] == "*"
+    assert "0.99950    0.8700" in lines[6]
+    assert lines[8] == (
+        f"{OURS} is 1.50 times as fast as openvino-int8-by-hand, the best other system of equal accuracy: "
+        "the goal of 1.2 is met"
+    )
+    assert lines[9] == "* is less accurate, out of the comparison: cosine below 0.999"
+
+
+def test_the_speed_of_vectors_is_a_request(tmp_path: Path) -> None:
+    """8 sources in a pass of 2 seconds are 4 milliseconds each alone, and 8 a request of 32."""
+    for batch, milliseconds in ((1, 250.0), (32, 8000.0)):
+        setting = Setting(workload="s4", threads=1, batch=batch, beam_size=1)
+        assert measured(OURS, [2.0], setting=setting).speed == milliseconds
+
+
 def test_the_s2_table_has_sentences_a_second_and_bleu() -> None:
-    text = report.tables(found(measured(OURS, [2.0], setting=S2, bleu=38.824)))
+    text = report.tables(found(measured(OURS, [2.0], setting=S2, quality={"BLEU": 38.824})))
     assert "speed: sentences a second" in text
-    assert text.splitlines()[5].split()[:2] == ["edgewise-int8", "4.0"]
+    assert text.splitlines()[5].split()[:2] == ["edgewise-int8", "4.00"]
     assert "38.82" in text
 
 

@@ -9,10 +9,12 @@ import pytest
 
 from edgewise.benchmarks.peers import run
 from edgewise.benchmarks.peers.__main__ import main
+from edgewise.benchmarks.peers.catalogue import systems_of
 from edgewise.benchmarks.peers.cell import Answer
 from edgewise.benchmarks.peers.places import Places
 from edgewise.benchmarks.peers.results import Setting
 from edgewise.benchmarks.peers.systems import OURS, SYSTEMS, System
+from edgewise.benchmarks.peers.workloads import WORKLOADS
 from edgewise.errors import EngineError, InputError
 
 from .test_results import answer
@@ -28,8 +30,9 @@ def test_a_pattern_chooses_cells_by_name() -> None:
 
 
 def test_everything_is_each_setting_with_each_system_but_the_extra_ones() -> None:
-    plain = [system for system in SYSTEMS.values() if not system.extra]
-    assert len(run.cells(["*"])) == len(plain) * (2 * 2 * 2 + 2 * 2 * 1)
+    plain = {name: [s for s in systems_of(name).values() if not s.extra] for name in WORKLOADS}
+    settings = {"s1": 2 * 2 * 2, "s2": 2 * 2 * 1, "s4": 2 * 2 * 1}
+    assert len(run.cells(["*"])) == sum(len(plain[name]) * count for name, count in settings.items())
     assert "edgewise-fp32" not in {cell.system for cell in run.cells(["s1/t1/*"])}
 
 
@@ -68,7 +71,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, places: Places) -> list[tuple[str, bo
 def test_rounds_go_forwards_and_backwards(asked: list[tuple[str, bool]], places: Places) -> None:
     chosen = run.cells([f"s1/t1/b1/k1/{name}" for name in (OURS, "transformers-fp32")])
     *earlier, found = run.measure(places, chosen, 3, 2, lambda what: None)
-    assert [one["rounds"] for one in earlier] == [1, 2]
+    assert [sum(len(one["answers"]) for one in early["results"]) for early in earlier] == [1, 2, 3, 4, 5, 6]
     assert [name for name, _ in asked] == [
         OURS,
         "transformers-fp32",
@@ -79,7 +82,7 @@ def test_rounds_go_forwards_and_backwards(asked: list[tuple[str, bool]], places:
     ]
     assert [whole for _, whole in asked] == [True, True, False, False, False, False]
     assert [len(result["answers"]) for result in found["results"]] == [3, 3]
-    assert [result["agreement"] for result in found["results"]] == [0.5, 0.5]
+    assert [result["quality"] for result in found["results"]] == [{"agree": 0.5}, {"agree": 0.5}]
     assert not any(one["outputs"] for result in found["results"] for one in result["answers"])
 
 
@@ -91,6 +94,33 @@ def test_what_fails_or_is_missing_is_told_and_not_tried_again(asked: list[tuple[
     assert failures[0] == "it said no"
     assert failures[1].endswith("is missing, expected what optimum-intel-int8 reads: run `make peers`")
     assert failures[2] is None
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(asked: list[tuple[str, bool]], places: Places) -> None:
+    chosen = run.cells([f"s1/t1/b1/k1/{name}" for name in (OURS, "transformers-fp32")])
+    first, *_ = run.measure(places, chosen, 2, 2, lambda what: None)
+    asked.clear()
+    *_, found = run.measure(places, chosen[1:], 2, 2, lambda what: None, json.loads(json.dumps(first)))
+    assert [name for name, _ in asked] == ["transformers-fp32"] * 2
+    assert {result["cell"]["system"]: len(result["answers"]) for result in found["results"]} == {
+        "transformers-fp32": 2,
+        OURS: 1,  # not asked for again, and not forgotten
+    }
+
+
+def test_what_failed_is_tried_again_by_the_next_run(asked: list[tuple[str, bool]], places: Places) -> None:
+    chosen = run.cells(["s1/t1/b1/k1/ctranslate2-int8"])
+    *_, found = run.measure(places, chosen, 1, 2, lambda what: None)
+    *_, again = run.measure(places, chosen, 1, 2, lambda what: None, found)
+    assert len(asked) == 2
+    assert again["results"][0]["failure"] == "it said no"
+
+
+def test_an_earlier_run_of_other_passes_is_refused(asked: list[tuple[str, bool]], places: Places) -> None:
+    chosen = run.cells([f"s1/t1/b1/k1/{OURS}"])
+    *_, found = run.measure(places, chosen, 1, 2, lambda what: None)
+    with pytest.raises(InputError, match=r"the earlier run has 2 passes a process on .*, expected 3 on"):
+        next(run.measure(places, chosen, 1, 3, print, found))
 
 
 def test_s2_without_the_data_set_is_refused_before_anything_runs(asked: list[tuple[str, bool]], places: Places) -> None:
