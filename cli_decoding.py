@@ -13,6 +13,7 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "samp
 DECODING = (
     "beam_size",
     "length_penalty",
+    "coverage_penalty",
     "early_stopping",
     "patience",
     "beam_groups",
@@ -39,6 +40,9 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     search = parser.add_argument_group("search")
     search.add_argument("--beam-size", type=count, help="1 is greedy (default: the bundle's)")
     search.add_argument("--length-penalty", type=float, help="divides scores by ((5 + length) / 6) ** penalty")
+    search.add_argument(
+        "--coverage-penalty", type=float, help="what leaving parts of the input unread costs; 0 nothing"
+    )
     search.add_argument(
         "--early-stopping", choices=("true", "false", "never"), help="when enough hypotheses are enough"
     )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .attention import cross_attention_weights
 from .decode import length_norm, next_logits, prompts_of, remember
 from .transformer import Transformer
 
@@ -29,6 +30,7 @@ class Options:
 
     beam_size: int = 1
     length_penalty: float = 0.6
+    coverage_penalty: float = 0.0
     early_stopping: bool | Literal["never"] = False
     patience: float = 1.0
     beam_groups: int = 1
@@ -60,6 +62,8 @@ class Naive:
     tokens: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     reason: Reason | None = None
+    penalty: float = 0.0
+    """Of coverage, once it is finished; at most 0."""
 
     @property
     def total(self) -> float:
@@ -67,8 +71,8 @@ class Naive:
         return sum(self.log_probs)
 
     def ranked(self, length_penalty: float) -> float:
-        """The total after the length penalty."""
-        return self.total / length_norm(len(self.tokens), length_penalty)
+        """The total after the length penalty and that of coverage."""
+        return self.total / length_norm(len(self.tokens), length_penalty) + self.penalty
 
 
 class Margin:
@@ -113,7 +117,7 @@ class Decoder:
     """One source, its options, and what the network says after any prefix."""
 
     def __init__(self, model: Transformer, source: Sequence[int], options: Options, text_of: TextOf | None = None):
-        self.model, self.options, self.text_of = model, options, text_of
+        self.model, self.options, self.text_of, self.source = model, options, text_of, source
         self.end_id = model.config.end_id
         self.prompt = prompts_of(model, [source])[0]
         with torch.inference_mode():
@@ -138,6 +142,22 @@ class Decoder:
         if reason is None and self.options.stop and self.text_of:
             reason = "stop" if any(s in self.text_of(tokens) for s in self.options.stop) else None
         return Naive(tokens, (*naive.log_probs, log_prob), reason)
+
+    def finished(self, naive: Naive, reason: Reason) -> Naive:
+        """``naive`` as it ends, with the penalty for what of the source its tokens did not look at.
+
+        ``beta * sum_i log(min(sum_j p_ij, 1))``, Wu et al. 2016, equation 14, over the last layer's attention; a sum
+        below 1e-10 counts as that.
+        """
+        penalty = 0.0
+        if self.options.coverage_penalty:
+            assert self.model.config.decoder is not None
+            read, last = [*self.prompt, *naive.tokens[:-1]], self.model.config.decoder.n_layers - 1
+            weights = cross_attention_weights(self.model, self.source, read, last).double().mean(0).tolist()
+            for i in range(len(self.source)):
+                attention = sum(row[i] for row in weights)
+                penalty += self.options.coverage_penalty * math.log(min(max(attention, 1e-10), 1.0))
+        return Naive(naive.tokens, naive.log_probs, reason, penalty)
 
     def order(self, naive: Naive) -> tuple[int, float]:
         """What finished sequences are sorted by: those that hold most of what they must, then the best."""
@@ -279,7 +299,7 @@ class Group:
         self.done = self.is_done()
         if self.live and len(self.live[0].tokens) == self.options.max_new_tokens:
             for naive in self.live:
-                self.finish(Naive(naive.tokens, naive.log_probs, "length"))
+                self.finish(self.decoder.finished(naive, "length"))
             self.done = True
         return [naive.tokens[-1] for naive in self.live]
 
@@ -287,7 +307,7 @@ class Group:
         """The best ``size`` that go on; what ends within the first ``size`` ranks is finished."""
         for _, naive in ranked[:size]:
             if naive.reason:
-                self.finish(naive)
+                self.finish(self.decoder.finished(naive, naive.reason))
         alive = [(rank, naive) for rank, naive in ranked if not naive.reason]
         self.note(ranked[: size + 1], alive[: size + 1])
         return alive[:size]
@@ -339,8 +359,7 @@ def beam(
         return _alternatives(decoder, options.alternatives), decoder.margin.value
     groups = [Group(decoder, options.beam_size // options.beam_groups) for _ in range(options.beam_groups)]
     if len(options.prefix) == options.max_new_tokens:
-        forced = decoder.forced()
-        return [Naive(forced.tokens, forced.log_probs, "length")], math.inf
+        return [decoder.finished(decoder.forced(), "length")], math.inf
     while not all(group.done for group in groups):
         taken: list[int] = []
         for group in groups:

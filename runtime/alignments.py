@@ -37,7 +37,7 @@ def check_attention(options: DecodingOptions, manifest: Manifest, variant: Varia
     Raises:
         InputError: the model reads no source, or the bundle was made without the graph.
     """
-    asked = [name for name in ("alignments",) if getattr(options, name)]
+    asked = [name for name in ("alignments", "coverage_penalty") if getattr(options, name)]
     if not asked or names.ALIGNMENT in variant.graphs:
         return
     if manifest.model.encoder is None or manifest.model.decoder is None:

@@ -151,7 +151,7 @@ class ContinuousBatch:
                 run = self._engine.open_run(rows, 2 * rows)
                 group = _Group(run or _ClosedRun(self._engine, rows, 2 * rows), rows, run is not None)
                 self._groups.append(group)
-            group.join(memory, [_Seat(self._model, job) for job in jobs])
+            group.join(memory, [_Seat(self._engine, self._model, memory, i, job) for i, job in enumerate(jobs)])
         except Exception as error:
             for job in jobs:
                 job.error = error
@@ -178,9 +178,9 @@ def fill(batch: ContinuousBatch, jobs: Iterable[Job], ahead: int) -> Iterator[Jo
 class _Seat:
     """A job in a run: its search, and what its rows are to read next."""
 
-    def __init__(self, model: ModelSpec, job: Job) -> None:
+    def __init__(self, engine: Engine, model: ModelSpec, memory: Memory, place: int, job: Job) -> None:
         self.job, self.prompt = job, prompt_of(model, job.request)
-        self.search = request_search(model, job.request, job.options)
+        self.search = request_search(engine, model, memory, place, job.request, job.options)
         if job.options.plain and job.options.rows == 1 and not job.request.prefix:
             self.search = GreedyRequest(self.search.task)
         self.ids: Ids = np.full(job.options.rows, self.prompt[-1])

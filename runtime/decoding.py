@@ -11,8 +11,9 @@ import numpy as np
 from .batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
 from .beams import BeamRequest
 from .bundle.manifest import ModelSpec
+from .coverage import attention_from
 from .draws import SampleRequest
-from .engine import DecoderRun, Engine, Floats, Ids
+from .engine import DecoderRun, Engine, Floats, Ids, Memory
 from .inputs import Prepared, right_pad
 from .interrupt import Watch
 from .options import DecodingOptions
@@ -49,7 +50,8 @@ def start_search(engine: Engine, model: ModelSpec, batch: Sequence[Request], opt
     if not options.plain or any(request.prefix for request in batch):
         return start_requests(engine, model, batch, options)[0]
     beams = options.beam_size
-    run, prompts = _start(engine, model, batch, beams, candidates_needed(beams))
+    memory, prompts = _read(engine, model, batch)
+    run = _start(engine, memory, prompts, batch, beams, candidates_needed(beams))
     return search(
         run,
         prompts,
@@ -65,13 +67,18 @@ def start_requests(
     engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions
 ) -> tuple[Search, list[RequestSearch]]:
     """As :func:`start_search`, whatever the options; and the state of every text's search."""
-    requests = [request_search(model, request, options) for request in batch]
-    run, prompts = _start(engine, model, batch, options.rows, max(request.task.width for request in requests))
+    memory, prompts = _read(engine, model, batch)
+    requests = [request_search(engine, model, memory, i, request, options) for i, request in enumerate(batch)]
+    width = max(request.task.width for request in requests)
+    run = _start(engine, memory, prompts, batch, options.rows, width)
     return search_requests(run, prompts, requests, options.rows), requests
 
 
-def request_search(model: ModelSpec, request: Request, options: DecodingOptions) -> RequestSearch:
-    """The search of one text, nothing computed yet."""
+def request_search(
+    engine: Engine, model: ModelSpec, memory: Memory, place: int, request: Request, options: DecodingOptions
+) -> RequestSearch:
+    """The search of one text, whose source is sentence ``place`` of ``memory``; no step is taken."""
+    source_tokens = len(request.source.ids)
     task = Task(
         prompt=prompt_of(model, request),
         limit=request.limit,
@@ -80,6 +87,7 @@ def request_search(model: ModelSpec, request: Request, options: DecodingOptions)
         prefix=request.prefix,
         text_of=request.text_of,
         grammar=request.grammar,
+        attention=attention_from(engine, model, memory, place, source_tokens) if options.coverage_penalty else None,
         name=request.name,
     )
     return SampleRequest(task) if options.sampling else BeamRequest(task)
@@ -90,18 +98,21 @@ def prompt_of(model: ModelSpec, request: Request) -> tuple[int, ...]:
     return (model.start_id,) if model.encoder else request.source.ids
 
 
-def _start(
-    engine: Engine, model: ModelSpec, batch: Sequence[Request], rows: int, candidates: int
-) -> tuple[DecoderRun, Ids]:
-    """A run for ``batch`` and the prompts ``(B, T)`` it is to read."""
+def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request]) -> tuple[Memory, Ids]:
+    """What the engine keeps of the sources of ``batch``, and the prompts ``(B, T)`` that its decoder is to read."""
     sources = [request.source.ids for request in batch]
     if model.encoder:
         memory = engine.encode_source(*right_pad(sources, model.pad_id))
-        prompts = np.full((len(batch), 1), model.start_id, dtype=np.int64)
-    else:
-        memory, prompts = None, np.array(sources, dtype=np.int64)
+        return memory, np.full((len(batch), 1), model.start_id, dtype=np.int64)
+    return None, np.array(sources, dtype=np.int64)
+
+
+def _start(
+    engine: Engine, memory: Memory, prompts: Ids, batch: Sequence[Request], rows: int, candidates: int
+) -> DecoderRun:
+    """A run for ``batch``."""
     positions = capacity(prompts.shape[1], max(request.limit for request in batch))
-    return engine.start(memory, len(batch), rows, positions, candidates), prompts
+    return engine.start(memory, len(batch), rows, positions, candidates)
 
 
 def capacity(prompt: int, limit: int) -> int:

@@ -103,6 +103,10 @@ class DecodingOptions:
 
     * ``length_penalty``: hypotheses are ranked by ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016,
       equation 14); 0 ranks by the plain sum of log-probabilities.
+    * ``coverage_penalty``: the ``beta`` of the same equation; a finished hypothesis ranks ``beta * sum_i log(min(sum_j
+      p_ij, 1))`` lower, where ``p_ij`` is how much target token ``j`` looked at source token ``i``
+      (:mod:`edgewise.runtime.coverage`). What is still live is ranked without it; since it adds at most 0, the bounds
+      of ``early_stopping`` hold as they are.
     * ``early_stopping``: when a beam search ends that has enough finished hypotheses. ``False``: the worst of them is
       at least as good as the best live beam would be if it ended now. ``True``: at once. ``"never"``: no live beam can
       become better than the worst of them, whatever its length.
@@ -135,6 +139,7 @@ class DecodingOptions:
 
     beam_size: int = 1
     length_penalty: float = 0.6
+    coverage_penalty: float = 0.0
     early_stopping: EarlyStopping = False
     patience: float = 1.0
     beam_groups: int = 1
@@ -195,7 +200,7 @@ class DecodingOptions:
                 is_count(value) and value <= MAX_BEAMS,
                 f"{name} ({value!r}) must be an integer of at least 1 and at most {MAX_BEAMS}",
             )
-        for name, most in (("length_penalty", 10), ("diversity_penalty", 100)):
+        for name, most in (("length_penalty", 10), ("coverage_penalty", 10), ("diversity_penalty", 100)):
             value = getattr(self, name)
             _require(
                 is_number(value) and 0 <= value <= most,
@@ -293,7 +298,8 @@ class DecodingOptions:
         )
 
     def _check_what_needs_beams(self) -> None:
-        for name, default in (("early_stopping", False), ("patience", 1.0), ("beam_groups", 1), ("include", ())):
+        needs = {"coverage_penalty": 0.0, "early_stopping": False, "patience": 1.0, "beam_groups": 1, "include": ()}
+        for name, default in needs.items():
             _require(
                 not getattr(self, name) or getattr(self, name) == default or self.beam_size > 1,
                 f"{name} ({getattr(self, name)!r}) needs beams: raise beam_size above 1, or leave it out",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import InputError
 from .constraints import missing
+from .coverage import AttentionOf, coverage
 from .engine import Candidates, DecoderRun, Floats, Ids, places_kept
 from .options import DecodingOptions
 from .results import FinishReason, TokenHypothesis
@@ -45,6 +46,8 @@ class Task:
     """Needed where ``options`` have stop strings."""
     grammar: Rule | None = None
     """Needed where ``options`` have a grammar: its rule for this text alone."""
+    attention: AttentionOf | None = None
+    """Needed where ``options`` have a coverage penalty."""
     name: str = "text 0"
     """Begins messages."""
 
@@ -151,8 +154,14 @@ class RequestSearch(ABC):
         """New tokens that every possible best result begins with."""
 
     def hypothesis(self, live: Live, reason: FinishReason) -> TokenHypothesis:
-        """``live`` as a result."""
-        return as_hypothesis(live.tokens, live.log_probs, reason, self.task.options.length_penalty)
+        """``live`` as a result, ranked by length and coverage."""
+        options = self.task.options
+        found = as_hypothesis(live.tokens, live.log_probs, reason, options.length_penalty)
+        if not options.coverage_penalty:
+            return found
+        assert self.task.attention is not None
+        penalty = options.coverage_penalty * coverage(self.task.attention(live.tokens))
+        return replace(found, normalized_score=found.normalized_score + penalty)
 
 
 def common_prefix(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -79,6 +79,7 @@ class StreamArguments(TypedDict, total=False):
 
     beam_size: int | None
     length_penalty: float | None
+    coverage_penalty: float
     early_stopping: EarlyStopping
     patience: float
     beam_groups: int

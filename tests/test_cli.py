@@ -111,13 +111,16 @@ def test_json_is_an_object_a_line(run: Run, opened: Any, stdin: Any) -> None:
     assert {"tokens", "finish_reason", "truncated", "seconds", "normalized_score"} <= set(first)
 
 
-def test_json_holds_alignments_where_they_are_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_needs_attention(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any, **__: Any) -> Session:
         return session_for("translate", max_positions=48, changes={"alignment_layer": 1})
 
     monkeypatch.setattr("edgewise.runtime.load.load", load)
     expected = load().translate("A man.", alignments=True).hypotheses[0]
     assert expected.alignment is not None
+    covered = load().translate("A man.", beam_size=3, coverage_penalty=0.5).hypotheses[0]
+    out = run("run", "--json", "--beam-size", "3", "--coverage-penalty", "0.5", "A man.")[1]
+    assert json.loads(out)["normalized_score"] == pytest.approx(covered.normalized_score)
     status, out, _ = run("run", "--json", "--alignments", "A man.")
     assert status == 0
     found = json.loads(out)["hypotheses"][0]["alignment"]

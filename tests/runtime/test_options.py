@@ -73,6 +73,11 @@ from edgewise.runtime.options import DecodingOptions, Sampling
             {"diversity_penalty": 1e308, "beam_groups": 2, "beam_size": 4},
             r"diversity_penalty \(1e\+308\) must be a number of at least 0 and at most 100$",
         ),
+        (
+            {"coverage_penalty": -0.1, "beam_size": 2},
+            r"coverage_penalty \(-0.1\) must be a number of at least 0 and at m",
+        ),
+        ({"coverage_penalty": 0.2}, r"coverage_penalty \(0.2\) needs beams: raise beam_size above 1, or leave it out"),
         ({"alignments": 1}, r"alignments \(1\) must be True or False"),
         ({"overflow": "split"}, r"overflow \('split'\) must be 'error' or 'truncate'"),
     ],

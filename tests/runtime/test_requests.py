@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 
 from edgewise.errors import InputError
 from edgewise.models import decode, decode_options
+from edgewise.models.attention import cross_attention_weights
 from edgewise.models.decode_options import Naive, Options
 from edgewise.models.transformer import Transformer
 from edgewise.runtime.beams import BeamRequest
+from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.coverage import attention_from
 from edgewise.runtime.draws import SampleRequest
 from edgewise.runtime.engine import Candidates
 from edgewise.runtime.options import DecodingOptions, Sampling
@@ -59,12 +63,16 @@ def searches() -> st.SearchStrategy[Given]:
     penalty = st.fixed_dictionaries({"length_penalty": st.sampled_from([0.0, 0.6, 2.0])})
     beams = st.fixed_dictionaries(
         {"beam_size": st.integers(2, 4)},
-        optional={"early_stopping": st.sampled_from([False, True, "never"]), "patience": st.sampled_from([0.5, 2.0])},
+        optional={
+            "early_stopping": st.sampled_from([False, True, "never"]),
+            "patience": st.sampled_from([0.5, 2.0]),
+            "coverage_penalty": st.sampled_from([0.2, 1.0]),
+        },
     )
     groups = st.sampled_from([(2, 2), (4, 2), (3, 3), (4, 4)]).flatmap(
         lambda shape: st.fixed_dictionaries(
             {"beam_size": st.just(shape[0]), "beam_groups": st.just(shape[1])},
-            optional={"early_stopping": st.sampled_from([True, "never"])},
+            optional={"early_stopping": st.sampled_from([True, "never"]), "coverage_penalty": st.just(0.5)},
         ).map(lambda found: {**found, "diversity_penalty": 0.7})
     )
     phrases = st.lists(
@@ -75,7 +83,7 @@ def searches() -> st.SearchStrategy[Given]:
     )
     beams = st.one_of(beams, st.tuples(beams, phrases).map(lambda parts: {**parts[0], "include": parts[1]}))
     groups = st.one_of(groups, st.tuples(groups, phrases).map(lambda parts: {**parts[0], "include": parts[1]}))
-    alone = st.fixed_dictionaries({}, optional={"alternatives": st.integers(1, 4)})
+    alone = st.one_of(st.just({}), st.fixed_dictionaries({"alternatives": st.integers(1, 4)}))
     return st.tuples(penalty, st.one_of(beams, groups, alone)).map(lambda parts: parts[0] | parts[1])
 
 
@@ -100,10 +108,15 @@ def decoded(
     """Every source with its own task, in one run."""
     engine = TorchEngine(model)
     ids, mask = decode.right_pad(sources, model.config.pad_id)
+    memory, spec = engine.encode_source(ids.numpy(), mask.numpy()), ModelSpec.from_json(model.config.to_json())
+    tasks = [
+        replace(t, attention=attention_from(engine, spec, memory, place, len(source)))
+        for place, (t, source) in enumerate(zip(tasks, sources, strict=True))
+    ]
     requests: list[RequestSearch] = [SampleRequest(t) if t.options.sampling else BeamRequest(t) for t in tasks]
     rows = max(t.options.rows for t in tasks)
     run = engine.start(
-        engine.encode_source(ids.numpy(), mask.numpy()),
+        memory,
         len(sources),
         rows,
         max(t.limit for t in tasks),
@@ -158,7 +171,7 @@ def test_searches_are_the_oracle() -> None:
     compare()
     assert_every_option_was_seen(seen)
     assert {"early_stopping", "patience", "beam_groups", "alternatives"} <= set(seen)
-    assert seen["include"] > 10
+    assert min(seen["include"], seen["coverage_penalty"]) > 10
 
 
 def test_samples_are_the_oracle() -> None:
@@ -225,6 +238,27 @@ def test_a_beam_as_wide_as_the_search_space_finds_the_best_that_hold_a_phrase() 
         options = DecodingOptions(beam_size=1000, n_best=10, include=[phrase])
         (found,), _ = decoded(model, [source], [task(options, limit)])
         assert [h.tokens for h in found] == best
+
+
+@pytest.mark.parametrize("early_stopping", [False, "never"])
+def test_a_beam_as_wide_as_the_search_space_finds_the_best_after_coverage(early_stopping: Any) -> None:
+    """``early_stopping=False`` may end too soon in general; here nothing is finished before all is."""
+    changed = 0
+    for seed in range(3):
+        model, source, limit = tiny_model(seed, vocab_size=5, end_bias=0.5), [4, 3, 4, END], 3
+        decoder, ranks, plain = decode_options.Decoder(model, source, Options(coverage_penalty=2.0)), {}, {}
+        for s in every_sequence(limit, 5):
+            score = sum(decoder.log_probs(s[:i])[token] for i, token in enumerate(s))
+            plain[s] = score / ((5 + len(s)) / 6) ** 0.6
+            weights = cross_attention_weights(model, source, [START, *s[:-1]], 1).mean(0)
+            ranks[s] = plain[s] + 2.0 * float(weights.sum(0).clamp(max=1.0).log().sum())
+        best = sorted(ranks, key=lambda s: -ranks[s])[:10]
+        options = DecodingOptions(beam_size=100, n_best=10, coverage_penalty=2.0, early_stopping=early_stopping)
+        (found,), _ = decoded(model, [source], [task(options, limit)])
+        assert [h.tokens for h in found] == best
+        assert [h.normalized_score for h in found] == pytest.approx([ranks[s] for s in best], abs=1e-4)
+        changed += best != sorted(plain, key=lambda s: -plain[s])[:10]
+    assert changed == 3, "a penalty that changes no ranking shows little"
 
 
 def test_what_must_appear_and_cannot_appears_as_far_as_it_can() -> None:
