@@ -30,6 +30,7 @@ DECODING = (
     "include",
     "stop",
     "prefix",
+    "prefix_bias",
     "deadline",
     "alignments",
 )
@@ -52,6 +53,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--n-best", type=count, help="hypotheses for every text, with --json")
     search.add_argument("--alternatives", type=count, help="results for so many first tokens, with --json")
     search.add_argument("--prefix", help="what an output has to begin with")
+    search.add_argument("--prefix-bias", type=float, help="above 0 and below 1: the prefix is only so much likelier")
     search.add_argument(
         "--alignments",
         action="store_const",

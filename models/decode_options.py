@@ -53,6 +53,7 @@ class Options:
     min_p: float | None = None
     typical_p: float | None = None
     prefix: Sequence[int] = ()
+    prefix_bias: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,13 @@ class Decoder:
         return found
 
     def log_probs(self, tokens: Sequence[int]) -> list[float]:
-        """Log-probabilities after the rules."""
-        return ruled(self.logits(tokens), [*self.prompt, *tokens], tokens, self.options, self.end_id)
+        """Log-probabilities after the rules, and after the bias towards a prefix that is not certain."""
+        found = ruled(self.logits(tokens), [*self.prompt, *tokens], tokens, self.options, self.end_id)
+        beta, prefix, step = self.options.prefix_bias, list(self.options.prefix), len(tokens)
+        if beta is None or step >= len(prefix) or list(tokens) != prefix[:step] or found[prefix[step]] == -math.inf:
+            return found
+        mixed = [(1 - beta) * math.exp(p) + (beta if i == prefix[step] else 0.0) for i, p in enumerate(found)]
+        return [math.log(p) if p > 0 else -math.inf for p in mixed]
 
     def extended(self, naive: Naive, token: int, log_prob: float) -> Naive:
         """``naive`` and one more token, ended where it has to end, the limit left out."""
@@ -164,9 +170,9 @@ class Decoder:
         return -held(naive.tokens, self.options.include), -naive.ranked(self.options.length_penalty)
 
     def forced(self) -> Naive:
-        """The prefix, with the probabilities that the network itself gives it."""
+        """The prefix where it is certain, with the probabilities that the network itself gives it."""
         naive = Naive()
-        for token in self.options.prefix:
+        for token in self.options.prefix if self.options.prefix_bias is None else ():
             naive = Naive((*naive.tokens, token), (*naive.log_probs, log_softmax(self.logits(naive.tokens))[token]))
         return naive
 
@@ -358,7 +364,7 @@ def beam(
     if options.alternatives:
         return _alternatives(decoder, options.alternatives), decoder.margin.value
     groups = [Group(decoder, options.beam_size // options.beam_groups) for _ in range(options.beam_groups)]
-    if len(options.prefix) == options.max_new_tokens:
+    if len(options.prefix) == options.max_new_tokens and options.prefix_bias is None:
         return [decoder.finished(decoder.forced(), "length")], math.inf
     while not all(group.done for group in groups):
         taken: list[int] = []

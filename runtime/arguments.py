@@ -50,6 +50,16 @@ def each(prefix: str | Sequence[str], texts: int) -> list[str]:
     return list(prefix)
 
 
+def check_prefix_bias(bias: float | None, prefix: object) -> None:
+    """Refuse a bias towards nothing.
+
+    Raises:
+        InputError: there is no prefix.
+    """
+    if bias is not None and not (any(prefix) if isinstance(prefix, list | tuple) else prefix):
+        raise InputError(f"prefix_bias ({bias}) needs a prefix: pass one, or leave it out")
+
+
 def count(value: int, name: str = "batch_size") -> int:
     """``value``, which has to be a count.
 

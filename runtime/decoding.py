@@ -78,13 +78,14 @@ def request_search(
     engine: Engine, model: ModelSpec, memory: Memory, place: int, request: Request, options: DecodingOptions
 ) -> RequestSearch:
     """The search of one text, whose source is sentence ``place`` of ``memory``; no step is taken."""
-    source_tokens = len(request.source.ids)
+    source_tokens, soft = len(request.source.ids), options.prefix_bias is not None
     task = Task(
         prompt=prompt_of(model, request),
         limit=request.limit,
         end_id=model.end_id,
         options=options,
-        prefix=request.prefix,
+        prefix=() if soft else request.prefix,
+        soft_prefix=request.prefix if soft else (),
         text_of=request.text_of,
         grammar=request.grammar,
         attention=attention_from(engine, model, memory, place, source_tokens) if options.coverage_penalty else None,

@@ -121,6 +121,8 @@ class DecodingOptions:
       greedily; after a prefix, for each of the tokens that follow it.
     * ``max_new_tokens``: tokens of a result, prefix and end token included; ``None`` is source tokens + 50 (Vaswani et
       al. 2017, section 6.1), within the model's context.
+    * ``prefix_bias``: the prefix of a result, which a session takes, is no longer certain but likelier by this much,
+      above 0 and below 1, until a sequence departs from it (:mod:`edgewise.runtime.prefix_bias`).
 
     Of every step, in this order, on logits before the softmax (:mod:`edgewise.runtime.rules` has the formulas):
     ``logit_bias`` by token id, ``repetition_penalty``, ``presence_penalty`` and ``frequency_penalty``,
@@ -147,6 +149,7 @@ class DecodingOptions:
     n_best: int = 1
     alternatives: int | None = None
     sampling: Sampling | None = None
+    prefix_bias: float | None = None
     max_new_tokens: int | None = None
     min_new_tokens: int = 0
     repetition_penalty: float = 1.0
@@ -214,6 +217,11 @@ class DecodingOptions:
             is_number(self.patience) and 0 < self.patience <= MAX_PATIENCE,
             f"patience ({self.patience!r}) must be a number above 0 and at most {MAX_PATIENCE}",
         )
+        _require(
+            self.prefix_bias is None or (is_number(self.prefix_bias) and 0 < self.prefix_bias < 1),
+            f"prefix_bias ({self.prefix_bias!r}) must be a number above 0 and below 1, or None for a prefix that is "
+            "certain",
+        )
         for name in ("alternatives", "max_new_tokens", "no_repeat_ngram"):
             value = getattr(self, name)
             _require(
@@ -273,6 +281,11 @@ class DecodingOptions:
             f"grammar ({shown(self.grammar)}) must be a Grammar, or None for any text",
         )
         self._check_what_needs_beams()
+        _require(
+            self.prefix_bias is None or self.alternatives is None,
+            f"prefix_bias ({self.prefix_bias}) and alternatives ({self.alternatives}) contradict each other: "
+            "alternatives differ after a prefix that is certain",
+        )
         _require(
             self.n_best <= self.beam_size,
             f"n_best ({self.n_best}) cannot exceed beam_size ({self.beam_size}): widen the beam"

@@ -20,6 +20,7 @@ from .constraints import missing
 from .coverage import AttentionOf, coverage
 from .engine import Candidates, DecoderRun, Floats, Ids, places_kept
 from .options import DecodingOptions
+from .prefix_bias import biased, next_in_prefix
 from .results import FinishReason, TokenHypothesis
 from .rules import Rule, rules_for
 from .sampling import Doubles
@@ -42,6 +43,8 @@ class Task:
     options: DecodingOptions = field(default_factory=DecodingOptions)
     prefix: tuple[int, ...] = ()
     """New tokens that are not chosen."""
+    soft_prefix: tuple[int, ...] = ()
+    """New tokens that are likelier by the ``prefix_bias`` of ``options``."""
     text_of: TextOf | None = None
     """Needed where ``options`` have stop strings."""
     grammar: Rule | None = None
@@ -63,7 +66,8 @@ class Task:
         options = self.options
         # Of a row's candidates one is the end token, but any number may complete a stop string.
         unbounded = options.beam_size > 1 and bool(options.stop)
-        return bool(self.rules or self.prefix or options.sampling or options.include or unbounded)
+        prefixed = self.prefix or self.soft_prefix
+        return bool(self.rules or prefixed or options.sampling or options.include or unbounded)
 
     @property
     def width(self) -> int:
@@ -91,14 +95,17 @@ class Task:
     def log_probs(self, logits: Floats, new: tuple[int, ...]) -> Doubles:
         """Log-probabilities ``(V,)`` of the token after ``new``, once the rules have changed a copy of ``logits (V,)``.
 
-        Where the rules leave nothing, all are minus infinity.
+        Then a soft prefix has its part of them. Where the rules leave nothing, all are minus infinity.
         """
         if self.rules:
             logits = logits.copy()
             read = (*self.prompt, *new)
             for rule in self.rules:
                 rule.apply(logits, read, new)
-        return log_softmax(logits)
+        found, token = log_softmax(logits), next_in_prefix(new, self.soft_prefix)
+        if token is None or self.options.prefix_bias is None:
+            return found
+        return biased(found, token, self.options.prefix_bias)
 
     def nothing_left(self, new: tuple[int, ...]) -> InputError:
         """The error for options that leave a search nothing to go on with."""

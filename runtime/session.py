@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError, TokenizerError
 from .alignments import check_attention
-from .arguments import Batching, check_names, count, each, listed, one_by_one
+from .arguments import Batching, check_names, check_prefix_bias, count, each, listed, one_by_one
 from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
@@ -73,7 +73,8 @@ class StreamArguments(TypedDict, total=False):
     """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and two more.
 
     ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults; with sampling or
-    alternatives, ``beam_size`` is 1. ``prefix``: what a result has to begin with, for all texts or one for each.
+    alternatives, ``beam_size`` is 1. ``prefix``: what a result has to begin with, for all texts or one for each; with a
+    ``prefix_bias``, what it is likelier to begin with.
     ``cancellation``: ends the decoding from another thread.
     """
 
@@ -101,6 +102,7 @@ class StreamArguments(TypedDict, total=False):
     deadline: float | None
     overflow: Overflow
     prefix: str | Sequence[str]
+    prefix_bias: float | None
     cancellation: Cancellation | None
 
 
@@ -383,6 +385,7 @@ class Session:
         }
         options = DecodingOptions(**chosen)  # type: ignore[arg-type]
         check_attention(options, self.manifest, self.variant)
+        check_prefix_bias(options.prefix_bias, arguments.get("prefix", ""))
         most = self.manifest.model.vocab_size // 2
         if options.beam_size > most:
             raise InputError(f"beam_size ({options.beam_size}) must be at most {most}, half of the vocabulary")

@@ -149,6 +149,7 @@ def test_what_needs_attention(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
             "beam_size": 4, "beam_groups": 2, "diversity_penalty": 0.5
         }),
         ("--alternatives 3 --prefix Ein", {"alternatives": 3, "prefix": "Ein"}),
+        ("--prefix Ein --prefix-bias 0.4 --beam-size 3", {"prefix": "Ein", "prefix_bias": 0.4, "beam_size": 3}),
         ("--repetition-penalty 1.5 --presence-penalty 0.5 --frequency-penalty 0.2", {
             "repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.2
         }),

@@ -135,6 +135,37 @@ def test_a_prefix_counts_as_scoring_it_does() -> None:
     assert result.score == pytest.approx(found.score, abs=1e-4)
 
 
+@pytest.mark.parametrize("arguments", [{}, {"beam_size": 3, "n_best": 3}], ids=str)
+@pytest.mark.parametrize("task", ["translate", "generate"])
+def test_a_prefix_that_is_likelier_is_the_oracles(task: Task, arguments: dict[str, Any]) -> None:
+    session, prefixes, begun = session_for(task, 1, end_bias=0.5), ["Ein Mann", "", "Two dogs run"], set()
+    for bias in (0.02, 0.3, 0.9):
+        found = call(session, texts(3), prefix=prefixes, prefix_bias=bias, max_new_tokens=12, **arguments)
+        for prefix, text, result in zip(prefixes, texts(3), found, strict=True):
+            ids = tokenizer().encode(prefix) if prefix else []
+            asked = Options(prefix=ids, prefix_bias=bias, max_new_tokens=12, **arguments)
+            expected, margin = decode_options.beam(engine_of(session).model, source_of(session, text), asked)
+            assert margin > 1e-5, "choose another seed: this one hangs on rounding"
+            assert_same(result, expected)
+            begun |= {result.tokens[: len(ids)] == tuple(ids)} if ids else set()
+            stream = {"prefix": prefix, "prefix_bias": bias, "max_new_tokens": 12} if prefix else None
+            if stream and not arguments:
+                assert "".join(session.stream(text, **stream)) == result.text
+    assert begun == {True, False}, "a bias of which all, or none, keep the prefix shows little"
+
+
+@pytest.mark.parametrize("arguments", [{}, {"prefix": ""}, {"prefix": [""]}], ids=str)
+def test_a_bias_needs_a_prefix(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"prefix_bias \(0.3\) needs a prefix: pass one, or leave it out"):
+        session_for("translate").translate(["A man"], prefix_bias=0.3, **arguments)
+
+
+def test_what_a_rule_forbids_gets_no_bias() -> None:
+    ids = tokenizer().encode("Ein Mann")
+    found = session_for("translate").translate("A", prefix="Ein Mann", prefix_bias=0.99, suppress=[[ids[0]]])
+    assert ids[0] not in found.tokens
+
+
 def test_one_prefix_for_all() -> None:
     session = session_for("translate")
     assert [r.text.split()[0] for r in session.translate(texts(3), prefix="Ein", max_new_tokens=6)] == ["Ein"] * 3

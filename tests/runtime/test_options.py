@@ -78,6 +78,16 @@ from edgewise.runtime.options import DecodingOptions, Sampling
             r"coverage_penalty \(-0.1\) must be a number of at least 0 and at m",
         ),
         ({"coverage_penalty": 0.2}, r"coverage_penalty \(0.2\) needs beams: raise beam_size above 1, or leave it out"),
+        (
+            {"prefix_bias": 0},
+            r"prefix_bias \(0\) must be a number above 0 and below 1, or None for a prefix",
+        ),
+        ({"prefix_bias": 1.0}, r"prefix_bias \(1.0\) must be a number above 0 and below 1"),
+        ({"prefix_bias": "0.5"}, r"prefix_bias \('0.5'\) must be a number above 0"),
+        (
+            {"prefix_bias": 0.5, "alternatives": 2},
+            r"prefix_bias \(0.5\) and alternatives \(2\) contradict each other: alternatives differ after",
+        ),
         ({"alignments": 1}, r"alignments \(1\) must be True or False"),
         ({"overflow": "split"}, r"overflow \('split'\) must be 'error' or 'truncate'"),
     ],

@@ -127,9 +127,9 @@ def decoded(
 
 
 def task(options: DecodingOptions, limit: int, prefix: Sequence[int] = ()) -> Task:
-    return Task(
-        prompt=(START,), limit=limit, end_id=END, options=options, prefix=tuple(prefix), text_of=text_of, name="text 0"
-    )
+    kind = "prefix" if options.prefix_bias is None else "soft_prefix"
+    given: Any = {kind: tuple(prefix)}
+    return Task(prompt=(START,), limit=limit, end_id=END, options=options, text_of=text_of, name="text 0", **given)
 
 
 def assert_same(found: Sequence[TokenHypothesis], expected: Sequence[Naive], penalty: float) -> None:
@@ -172,6 +172,57 @@ def test_searches_are_the_oracle() -> None:
     assert_every_option_was_seen(seen)
     assert {"early_stopping", "patience", "beam_groups", "alternatives"} <= set(seen)
     assert min(seen["include"], seen["coverage_penalty"]) > 10
+
+
+BIASES = st.sampled_from([0.05, 0.3, 0.7, 0.99])
+SOFT = st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=4)
+
+
+def test_searches_towards_a_prefix_are_the_oracle() -> None:
+    """The end token among its tokens too, and longer than the limit."""
+    seen: Counter[str] = Counter()
+
+    @STRESS
+    @given(seed=st.integers(0, 9), search=searches(), rule=rules(), prefix=SOFT, bias=BIASES, limit=st.integers(3, 9))
+    def compare(seed: int, search: Given, rule: Given, prefix: list[int], bias: float, limit: int) -> None:
+        search.pop("alternatives", None)
+        rule = {"prefix_bias": bias, **rule, "min_new_tokens": min(rule.get("min_new_tokens", 0), limit)}
+        model, (source,) = tiny_model(seed, end_bias=0.5), random_sources(seed, 1)
+        pool = DecodingOptions(**search)
+        n_best = min(pool.beam_size, pool.pool_size * pool.beam_groups)
+        options = DecodingOptions(**search, **rule, n_best=n_best)
+        asked = Options(**search, **rule, n_best=n_best, max_new_tokens=limit, prefix=prefix)
+        expected, margin = decode_options.beam(model, source, asked, text_of)
+        assume(margin > SAFE and expected)
+        (found,), _ = decoded(model, [source], [task(options, limit, prefix)])
+        assert_same(found, expected, options.length_penalty)
+        kept = list(found[0].tokens[: len(prefix)]) == prefix[: len(found[0].tokens)]
+        seen.update(searches=1, **{"kept" if kept else "left": 1}, **dict.fromkeys([*search, *rule], 1))
+
+    compare()
+    assert seen["searches"] > 60, seen
+    assert min(seen["kept"], seen["left"], seen["include"], seen["coverage_penalty"], seen["beam_groups"]) > 5, seen
+
+
+def test_samples_towards_a_prefix_are_the_oracle() -> None:
+    seen: Counter[str] = Counter()
+
+    @STRESS
+    @given(seed=st.integers(0, 9), drawn=draws(), rule=rules(), prefix=SOFT, bias=BIASES, limit=st.integers(4, 9))
+    def compare(seed: int, drawn: Given, rule: Given, prefix: list[int], bias: float, limit: int) -> None:
+        model, (source,) = tiny_model(seed, end_bias=0.5), random_sources(seed, 1)
+        options = DecodingOptions(sampling=Sampling(**drawn, seed=seed, samples=3), **rule, prefix_bias=bias)
+        asked = Options(**drawn, **rule, max_new_tokens=limit, prefix=prefix, prefix_bias=bias)
+        expected, margin = decode_options.sample(model, source, asked, seed, 3, text_of)
+        assume(margin > SAFE)
+        (found,), _ = decoded(model, [source], [task(options, limit, prefix)])
+        assert_same(found, expected, options.length_penalty)
+        for hypothesis in found:
+            kept = list(hypothesis.tokens[: len(prefix)]) == prefix[: len(hypothesis.tokens)]
+            seen.update(samples=1, **{"kept" if kept else "left": 1})
+
+    compare()
+    assert min(seen["kept"], seen["left"]) > 30, seen
 
 
 def test_samples_are_the_oracle() -> None:
