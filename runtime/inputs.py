@@ -116,7 +116,7 @@ def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOp
     """``options`` with token ids for texts.
 
     Raises:
-        InputError: a token id beyond the vocabulary.
+        InputError: a token id beyond the vocabulary, or a text that must come and must not.
     """
     if not (options.suppress or options.include or options.logit_bias):
         return options
@@ -129,7 +129,22 @@ def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOp
     for name, ids in {**{n: sum(p, ()) for n, p in resolved.items()}, "logit_bias": tuple(options.logit_bias)}.items():
         if wrong := [i for i in ids if not 0 <= i < size]:
             raise InputError(f"{name} has the token id {wrong[0]}, and the vocabulary ends at {size - 1}")
+    _refuse_contradictions(options, resolved["include"], resolved["suppress"])
     return replace(options, suppress=resolved["suppress"], include=resolved["include"])
+
+
+def _refuse_contradictions(
+    options: DecodingOptions, include: Sequence[tuple[int, ...]], suppress: Sequence[tuple[int, ...]]
+) -> None:
+    """Refuse a phrase that can never be complete, for which a search would go on to its limit."""
+    for wanted, tokens in zip(options.include, include, strict=True):
+        for unwanted, forbidden in zip(options.suppress, suppress, strict=True):
+            size = len(forbidden)
+            if any(tokens[i : i + size] == forbidden for i in range(len(tokens) - size + 1)):
+                raise InputError(
+                    f"include ({wanted!r}) and suppress ({unwanted!r}) contradict each other: the one cannot come "
+                    "without the other; leave one of them out"
+                )
 
 
 def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:

@@ -179,6 +179,14 @@ def test_one_prefix_for_all() -> None:
         ({"prefix": "\0"}, "the prefix of text 0 holds a NUL"),
         ({"prefix": "Ein Mann", "stop": ["Mann"]}, "the prefix of text 0 holds the stop string 'Mann', where its"),
         ({"include": [[4], [330]], "beam_size": 2}, "include has the token id 330, and the vocabulary ends at 329"),
+        (
+            {"include": ["hat", "bicycle"], "suppress": ["dog", "bicycle"], "beam_size": 2},
+            r"include \('bicycle'\) and suppress \('bicycle'\) contradict each other: the one cannot come without the",
+        ),
+        (
+            {"include": [[270, 280, 300]], "suppress": [(280, 300)], "beam_size": 2},
+            r"include \(\[270, 280, 300\]\) and suppress \(\(280, 300\)\) contradict each other",
+        ),
         ({"suppress": [[330]]}, "suppress has the token id 330, and the vocabulary ends at 329"),
         ({"logit_bias": {-1: 1.0}}, "logit_bias has the token id -1, and the vocabulary ends at 329"),
         ({"cancellation": True}, r"cancellation \(True\) must be an edgewise.Cancellation, or None"),
@@ -209,6 +217,14 @@ def test_suppressed_texts_do_not_come() -> None:
     found = session.translate("A man", max_new_tokens=12, suppress=[tuple(ids[-1:]), word])
     assert ids[-1] in plain.tokens
     assert ids[-1] not in found.tokens
+
+
+def test_a_text_that_must_come_may_share_tokens_with_one_that_must_not() -> None:
+    session = session_for("translate", 1)
+    found = session.translate(
+        "A man", beam_size=4, max_new_tokens=20, include=[(270, 280)], suppress=[(280, 270), (281,)]
+    )
+    assert (270, 280) in itertools.pairwise(found.tokens)
 
 
 def test_texts_that_must_come_do() -> None:
