@@ -88,7 +88,7 @@ def _with_biases(graph: ir.Graph, node: ir.Node) -> list[ir.Value | None]:
 def _place_by_row(graph: ir.Graph, lengths: ir.Value) -> None:
     """Positions, which one number gave to all rows, come from the lengths ``(R,) -> (R, 1)``."""
     past_length = next(value for value in graph.inputs if value.name == names.PAST_LENGTH)
-    axis = constant(graph, "axis_-1", ir.tensor(np.array([-1], np.int64)))
+    axis = constant(graph, "axis_of_one_token", ir.tensor(np.array([1], np.int64)))
     column = ir.node("Unsqueeze", [lengths, axis])
     graph.insert_before(graph[0], column)
     replace_uses(past_length, column.outputs[0])

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from edgewise.export.passes.ragged_rows import ragged_graph
 from edgewise.export.passes.shared_cache import step_graph
+from edgewise.export.variants import variant_graphs
+from edgewise.quantize.graph import VOCABULARY, matrices, quantize_graph
+from edgewise.quantize.schemes import Kernel
 from edgewise.runtime.bundle import signature as names
 
 from ..conftest import NETWORKS, Arrays, Exported
@@ -113,3 +116,12 @@ def test_scores_that_something_is_added_to(exported: Get) -> None:
     node = next(node for node in step.graph if node.op_type == "DecoderMaskedMultiHeadAttention")
     node.replace_input_with(4, node.inputs[0])
     assert ragged_graph(step) is None
+
+
+@pytest.mark.parametrize("kernel", ["int8-rows", "int8-weights"])
+def test_graphs_of_quantized_matrices(kernel: Kernel, exported: Get) -> None:
+    made = exported(DECODERS[0])
+    portable = {name: ir.load(file) for name, file in made.files.items()}
+    chosen = {VOCABULARY: kernel} | {name: kernel for graph in portable.values() for _, name, _ in matrices(graph)}
+    graphs = variant_graphs({name: quantize_graph(graph, chosen) for name, graph in portable.items()}, "cpu")
+    session_of(graphs[names.RAGGED])
