@@ -120,6 +120,7 @@ def test_scores_that_something_is_added_to(exported: Get) -> None:
 
 @pytest.mark.parametrize("kernel", ["int8-rows", "int8-weights"])
 def test_graphs_of_quantized_matrices(kernel: Kernel, exported: Get) -> None:
+    """Their products bring constants of their own into the graph."""
     made = exported(DECODERS[0])
     portable = {name: ir.load(file) for name, file in made.files.items()}
     chosen = {VOCABULARY: kernel} | {name: kernel for graph in portable.values() for _, name, _ in matrices(graph)}
