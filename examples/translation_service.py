@@ -1,11 +1,12 @@
-"""A web service that translates for many clients at once through one session.
+"""A web service that translates for many clients at once through one session, in batches that they share.
 
     pip install edgewise starlette uvicorn
     uvicorn translation_service:app
 
 ``GET /translate?text=A+dog+runs.`` answers with server-sent events: every ``data:`` line is a JSON string, a piece of
-the translation as it comes, and ``event: end`` follows the last. A client that goes away ends its decoding.
-``POST /translate`` with ``{"texts": [...]}`` answers with all translations at once.
+the translation as it comes, and ``event: end`` follows the last. A client joins the batch that is under way, whoever
+else is in it, and leaves it when its text is done; one that goes away ends its decoding.
+``POST /translate`` with ``{"texts": [...]}`` answers with all translations at once; these are a batch of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MOST_TEXTS = 64
 
 @contextlib.asynccontextmanager
 async def opened(app: Starlette) -> AsyncIterator[None]:
-    """One session for all requests; each worker's engine calls use one thread."""
+    """One session for all requests; each worker has a batch, whose engine calls use one thread."""
     with edgewise.load(threads=1) as session:
         async with edgewise.AsyncSession(session) as app.state.translator:
             yield

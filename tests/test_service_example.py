@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 import edgewise
+from edgewise.runtime.engines.onnxruntime_open import OnnxRuntimeOpenRun
 
 pytestmark = pytest.mark.slow
 FILE = Path(__file__).resolve().parent.parent / "examples" / "translation_service.py"
@@ -79,13 +80,31 @@ def _serve(service: ModuleType, work: Any) -> Any:
     return asyncio.run(serve())
 
 
-def test_many_clients_at_once(service: ModuleType) -> None:
+def _counted_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every step that a batch takes from now on."""
+    rows: list[int] = []
+    step = OnnxRuntimeOpenRun.step
+
+    def counted(run: OnnxRuntimeOpenRun, ids: Any, parents: Any) -> Any:
+        rows.append(len(ids))
+        return step(run, ids, parents)
+
+    monkeypatch.setattr(OnnxRuntimeOpenRun, "step", counted)
+    return rows
+
+
+def test_many_clients_at_once(service: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(app: Any) -> Any:
         return await asyncio.gather(*(_ask(app, "GET", f"text={quote(text)}") for text in TEXTS * 8))
 
+    steps = _counted_steps(monkeypatch)
     answers = _serve(service, work)
     with edgewise.load(threads=1) as session:
         expected = ["".join(session.stream(text)) for text in TEXTS]
+        tokens = sum(len(session.translate(text, beam_size=1).tokens) for text in TEXTS * 8)
+    assert sum(steps) == tokens, "a row of a step for every token, and none besides"
+    assert len(steps) < tokens / 4, "clients should share steps"
+    assert max(steps) > 4
     assert [status for status, _ in answers] == [200] * 32
     assert [_text(parts) for _, parts in answers] == expected * 8
     assert all(len(parts) > 3 for _, parts in answers), "a translation should come in pieces"
