@@ -20,6 +20,7 @@ from .passes.many_rows import fuse_many_rows
 from .passes.patterns import cross_attentions, finish
 from .passes.plain_shapes import straighten_shapes
 from .passes.ragged_rows import ragged_graph
+from .passes.several_tokens import keeps_rows_apart, verify_graph
 from .passes.shared_cache import OPSET, prefill_graph, step_graph
 
 LAYOUTS: dict[str, Layout] = {"cpu": "shared-buffer", "openvino": "stateful"}
@@ -28,9 +29,10 @@ LAYOUTS: dict[str, Layout] = {"cpu": "shared-buffer", "openvino": "stateful"}
 def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, ir.Model]:
     """The graphs of ``target`` from the portable ones, which stay as they are.
 
-    ``cpu``: ``encoder``, ``prefill``, ``step``, and ``ragged`` where the kernel takes its heads, in ONNX Runtime's
-    operators. ``openvino``: the portable graphs themselves, which its engine makes stateful when it opens them. Both
-    have an ``alignment`` graph where there are source and target: see :func:`alignment_layer`.
+    ``cpu``: ``encoder``, ``prefill``, ``step``, ``ragged`` where the kernel takes its heads, and ``verify`` where rows of
+    a call leave each other's numbers alone, in ONNX Runtime's operators. ``openvino``: the portable graphs themselves,
+    which its engine makes stateful when it opens them. Both have an ``alignment`` graph where there are source and
+    target: see :func:`alignment_layer`.
 
     Raises:
         ExportError: no variant is made for this target.
@@ -49,10 +51,14 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         graphs[names.ENCODER] = _for_onnxruntime(encoder)
     if names.DECODER in portable:
         decoder = portable[names.DECODER]
-        graphs[names.STEP] = choose_candidates(_for_onnxruntime(step_graph(decoder)))
+        step = step_graph(decoder)
+        verify = verify_graph(step) if keeps_rows_apart(step) else None
+        graphs[names.STEP] = choose_candidates(_for_onnxruntime(step))
         if (ragged := ragged_graph(graphs[names.STEP])) is not None:
             graphs[names.RAGGED] = ragged
         graphs[names.PREFILL] = choose_candidates(_for_onnxruntime(fuse_many_rows(prefill_graph(decoder))))
+        if verify is not None:
+            graphs[names.VERIFY] = choose_candidates(_for_onnxruntime(verify))
         if layer is not None:
             weights = fuse_cross_attention(attention_graph(decoder, layer))
             graphs[names.ALIGNMENT] = _for_onnxruntime(fuse_many_rows(straighten_shapes(weights)))

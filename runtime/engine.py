@@ -1,4 +1,4 @@
-"""What decoding sees of an engine: four small protocols, and nothing of the library behind them.
+"""What decoding sees of an engine: small protocols, and nothing of the library behind them.
 
 Letters as everywhere in edgewise: ``B`` sentences, ``K`` beams, ``R = B * K`` rows (row ``b * K + k``), ``T`` tokens of
 this call, ``S`` source tokens, ``V`` vocabulary, ``D`` width.
@@ -82,8 +82,37 @@ class OpenRun(Protocol):
         ...
 
 
+class VerifyingRun(DecoderRun, Protocol):
+    """A run of one row that reads several tokens at once, and takes tokens back."""
+
+    def verify(self, ids: Ids) -> Candidates:
+        """Read ``ids (T,)``, one after the other: ``(T, k)``, and ``last_logits`` ``(T, V)``.
+
+        Row ``t`` is to the bit what :meth:`step` would have given for ``ids[t]`` after those before it. ``T`` is at
+        most the engine's ``verify_tokens``, and so many positions have to be free, whatever ``T`` is.
+        """
+        ...
+
+    def rewind(self, tokens: int) -> None:
+        """Forget the ``tokens`` read last."""
+        ...
+
+
 class Engine(Protocol):
     """One opened variant. Safe to share between threads: state lives in runs, and no lock is held while one works."""
+
+    @property
+    def verify_tokens(self) -> int:
+        """Most tokens that :meth:`VerifyingRun.verify` reads at once; 0 where runs have no such thing."""
+        ...
+
+    def start_verifying(self, memory: Memory, capacity: int, candidates: int) -> VerifyingRun:
+        """As :meth:`start`, one sentence in one row.
+
+        Raises:
+            EngineError: ``verify_tokens`` is 0.
+        """
+        ...
 
     def encode_source(self, ids: Ids, mask: Mask) -> Memory:
         """Encoder-decoder: read right-padded sources ``ids (B, S)``; ``mask (B, S)`` is false for padding."""

@@ -11,6 +11,7 @@ decoder   the portable decoder: any number of tokens after any past -> logits an
 prefill   a target's own form of the first call: prompt -> filled cache buffers and candidates
 step      a target's own form of every later call: one token a row -> candidates, cache updated in place
 ragged    as ``step``, for rows that have read different numbers of tokens
+verify    several tokens of one text at once -> for each what ``step`` would have given, cache updated in place
 alignment whole sentences of an encoder-decoder -> the cross-attention weights of one layer; not in every bundle
 ========= ================================================================================================
 """
@@ -22,8 +23,9 @@ DECODER = "decoder"
 PREFILL = "prefill"
 STEP = "step"
 RAGGED = "ragged"
+VERIFY = "verify"
 ALIGNMENT = "alignment"
-GRAPHS = (ENCODER, DECODER, PREFILL, STEP, RAGGED, ALIGNMENT)
+GRAPHS = (ENCODER, DECODER, PREFILL, STEP, RAGGED, VERIFY, ALIGNMENT)
 
 # Inputs of the portable form.
 IDS = "ids"  # (B, S), (R, T) int64
@@ -110,3 +112,8 @@ def value_cache_out(layer: int) -> str:
 def out_of(cache: str) -> str:
     """The output name of a shared buffer whose input name is ``cache``."""
     return f"{cache}_out"
+
+
+def written(cache: str, token: int) -> str:
+    """The same buffer again, as the output of ``verify`` that has ``token`` of this call in it."""
+    return f"{out_of(cache)}_{token}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import finalize
@@ -114,6 +115,20 @@ class OnnxRuntimeEngine:
 
         return OnnxRuntimeOpenRun(self, beams, candidates)
 
+    @property
+    def verify_tokens(self) -> int:
+        """As many as the graph ``verify`` was made for; 0 without one. Asking opens the graph."""
+        if names.VERIFY not in self._files:
+            return 0
+        ids = next(value for value in self.session(names.VERIFY).get_inputs() if value.name == names.IDS)
+        return int(ids.shape[0])
+
+    def start_verifying(self, memory: _Memory | None, capacity: int, candidates: int) -> OnnxRuntimeRun:
+        """See :class:`~edgewise.runtime.engine.Engine`."""
+        if not self.verify_tokens:
+            raise EngineError(f"this variant has no graph {names.VERIFY!r} to speculate with: export the bundle again")
+        return self.start(memory, 1, 1, capacity, candidates)
+
     def take(self, sizes: _Sizes) -> _Step:
         """A bound step of these sizes: an idle one, or a new one."""
         idle = self._idle.get(sizes)
@@ -208,10 +223,34 @@ class _Step:
         self.indirection[moved, :, :length] = self.indirection[sentences[moved], :, :length]
         return _Step(self.engine, self.sizes._replace(batch=len(sentences)), self)
 
+    @cached_property
+    def verifying(self) -> _Verify:
+        """The verify graph on the buffers of a step of one row."""
+        return _Verify(self)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers that grow with the request."""
         return sum(buffer.nbytes for buffer in self.caches.values()) + self.logits.nbytes
+
+
+class _Verify:
+    """The verify graph, bound once to the buffers of a step."""
+
+    def __init__(self, step: _Step) -> None:
+        engine, call = step.engine, _Call(step.engine.session(names.VERIFY))
+        self.call, self.tokens = call, engine.verify_tokens
+        self.ids = call.read(names.IDS, np.zeros((self.tokens, 1), np.int64))
+        self.past = call.read(names.PAST_LENGTH, np.zeros(1, np.int32))
+        call.read(names.BEAM_WIDTH, np.ones(1, np.int32))
+        call.read(names.TOP_COUNT, np.full(1, step.sizes.candidates, np.int64))
+        call.read(names.CACHE_INDIRECTION, step.indirection)
+        for name, buffer in step.caches.items():
+            call.share(name, buffer, [names.written(name, token) for token in range(self.tokens)])
+        shape = (self.tokens, step.sizes.candidates)
+        self.logits: Floats = call.write(names.LOGITS, (self.tokens, engine.vocabulary), np.float32)
+        log_probs = call.write(names.TOP_LOG_PROBS, shape, np.float32)
+        self.best = Candidates(log_probs, call.write(names.TOP_IDS, shape, np.int64))
 
 
 class OnnxRuntimeRun:
@@ -229,6 +268,7 @@ class OnnxRuntimeRun:
         self._identity = np.arange(sizes.beams, dtype=np.int32)
         self._length = 0
         self._logits: Floats | None = None
+        self._verifies = False  # whether the verify graph has been given the memory
 
     def prefill(self, ids: Ids) -> Candidates:
         """See :class:`~edgewise.runtime.engine.DecoderRun`. A prompt of one token is a step of every beam."""
@@ -259,6 +299,26 @@ class OnnxRuntimeRun:
         if self._beams > 1:
             self._reorder(parents)
         return self._advance(ids)
+
+    def verify(self, ids: Ids) -> Candidates:
+        """See :class:`~edgewise.runtime.engine.VerifyingRun`. The graph always reads as many tokens as it was made for:
+        what it writes behind ``ids`` is overwritten before anything looks at it.
+        """
+        verifying, count = self._step.verifying, len(ids)
+        self._check_room(verifying.tokens)
+        if not self._verifies:
+            _read_memory(verifying.call, self._memory)
+            self._verifies = True
+        verifying.ids[:count, 0], verifying.ids[count:] = ids, 0
+        verifying.past[0] = self._length
+        verifying.call.run()
+        self._length += count
+        self._logits = verifying.logits[:count]
+        return Candidates(_finite(verifying.best.log_probs[:count], "log-probabilities"), verifying.best.ids[:count])
+
+    def rewind(self, tokens: int) -> None:
+        """See :class:`~edgewise.runtime.engine.VerifyingRun`."""
+        self._length -= tokens
 
     def keep(self, sentences: Ids) -> None:
         """See :class:`~edgewise.runtime.engine.DecoderRun`. Rows move into free places; no buffer is made."""
@@ -323,11 +383,12 @@ class _Call:
             self._binding.bind_ortvalue_input(name, self._value(name, array))
         return array
 
-    def share(self, name: str, buffer: NDArray[np.float32]) -> None:
-        """Bind one buffer as an input and as the output that goes with it."""
+    def share(self, name: str, buffer: NDArray[np.float32], outputs: Sequence[str] = ()) -> None:
+        """Bind one buffer as an input and as the output that goes with it, or as all ``outputs``."""
         value = self._value(name, buffer)
         self._binding.bind_ortvalue_input(name, value)
-        self._binding.bind_ortvalue_output(names.out_of(name), value)
+        for output in outputs or [names.out_of(name)]:
+            self._binding.bind_ortvalue_output(output, value)
 
     def write(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """Bind a new array as an output."""

@@ -24,7 +24,7 @@ from ...errors import ContextLengthError, EngineError, MissingExtraError, Target
 from ..bundle import Bundle
 from ..bundle import signature as names
 from ..bundle.manifest import Variant
-from ..engine import Candidates, Floats, Ids, Mask, OpenRun
+from ..engine import Candidates, Floats, Ids, Mask, OpenRun, VerifyingRun
 from .sentences import whole_sentences
 
 _FLOAT32 = "fp32"
@@ -95,6 +95,15 @@ class OpenVinoEngine:
 
         assert self._decoder is not None
         return OpenVinoOpenRun(self._decoder, beams, candidates)
+
+    @property
+    def verify_tokens(self) -> int:
+        """None: the states of a request only grow, and another number of tokens is summed in another order."""
+        return 0
+
+    def start_verifying(self, memory: _Memory | None, capacity: int, candidates: int) -> VerifyingRun:
+        """See :class:`~edgewise.runtime.engine.Engine`."""
+        raise EngineError("openvino's cache takes no token back: open target 'cpu' to speculate")
 
     def decoder_logits(self, memory: _Memory | None, ids: Ids, mask: Mask) -> Floats:
         """See :class:`~edgewise.runtime.engine.Engine`."""

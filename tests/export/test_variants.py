@@ -28,9 +28,9 @@ def test_graphs_that_a_bundle_may_hold(network: str, target: str, exported: Get,
     portable = _portable(exported(network))
     graphs = variant_graphs(portable, target)
     expected = {
-        ("encoder-decoder", "cpu"): {"encoder", "prefill", "step", "ragged", "alignment"},
+        ("encoder-decoder", "cpu"): {"encoder", "prefill", "step", "ragged", "verify", "alignment"},
         ("encoder-decoder", "openvino"): {"encoder", "decoder", "alignment"},
-        ("decoder", "cpu"): {"prefill", "step", "ragged"},
+        ("decoder", "cpu"): {"prefill", "step", "ragged", "verify"},
         ("decoder", "openvino"): {"decoder"},
     }
     assert set(graphs) == expected.get((network.split()[0], target), {"encoder"})

@@ -15,6 +15,7 @@ from edgewise.runtime.engine import Candidates, Floats, Ids, Mask
 
 LAYER = 1
 """The layer whose attention is given: the last of a tiny model's two."""
+VERIFY_TOKENS = 8
 
 
 class TorchRun:
@@ -24,7 +25,7 @@ class TorchRun:
         self.model, self.memory = model, memory
         self.beams, self.capacity, self.candidates = beams, capacity, candidates
         self.read: Ids = np.zeros((0, 0), np.int64)
-        self.steps = 0
+        self.steps = self.passes = 0
         self.kept: list[int] = []
         self._logits: Tensor | None = None
         self._best: Candidates | None = None
@@ -42,6 +43,26 @@ class TorchRun:
         self.steps += 1
         self.read = np.concatenate([self.read[parents], ids[:, None]], axis=1)
         return self._answer()
+
+    def verify(self, ids: Ids) -> Candidates:
+        """As so many steps; the positions beyond ``ids`` have to be there as well."""
+        assert self.read.shape[0] == 1
+        assert ids.dtype == np.int64
+        assert 1 <= len(ids) <= VERIFY_TOKENS
+        assert self.read.shape[1] + VERIFY_TOKENS <= self.capacity, "no room for a whole pass"
+        self.passes += 1
+        found = []
+        for token in ids:
+            self.read = np.append(self.read, [[token]], axis=1)
+            best, logits = self._answer(), self.last_logits()
+            found.append((best.log_probs.copy(), best.ids.copy(), logits.copy()))
+        log_probs, best_ids, logits = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self._logits = torch.from_numpy(logits)
+        return Candidates(log_probs, best_ids)
+
+    def rewind(self, tokens: int) -> None:
+        assert 0 <= tokens < self.read.shape[1]
+        self.read = self.read[:, : self.read.shape[1] - tokens]
 
     def keep(self, sentences: Ids) -> None:
         count = len(sentences)
@@ -138,6 +159,13 @@ class TorchEngine:
         self.sources[id(memory)] = ids.tolist()
         self._memories.append(memory)  # so that no other gets its id
         return memory
+
+    @property
+    def verify_tokens(self) -> int:
+        return VERIFY_TOKENS
+
+    def start_verifying(self, memory: Memory | None, capacity: int, candidates: int) -> TorchRun:
+        return self.start(memory, 1, 1, capacity, candidates)
 
     def start(self, memory: Memory | None, batch: int, beams: int, capacity: int, candidates: int) -> TorchRun:
         run = TorchRun(self.model, memory or Memory(None, None), beams, capacity, candidates)
