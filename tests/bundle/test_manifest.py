@@ -299,7 +299,8 @@ def test_cache_of_an_encoder_is_none() -> None:
 
 def test_tensor_names_are_distinct() -> None:
     constants = [v for k, v in vars(signature).items() if k.isupper() and isinstance(v, str)]
-    functions = [f for f in vars(signature).values() if callable(f)]
+    functions = [f for f in vars(signature).values() if callable(f) and f is not signature.written]
     names = constants + [f(layer) for f in functions for layer in (0, 1, 10)]
+    names += [signature.written(signature.key_cache(layer), token) for layer in (0, 1, 10) for token in (0, 1, 10)]
     assert len(set(names)) == len(names) > 30
     assert signature.past_key(3) == "past_key_3"
