@@ -70,8 +70,8 @@ class Comparison:
             return
         ids = np.array([*expected.top_ids, *self.logit_ids])
         values = np.array([*expected.top_logits, *expected.logits])
-        self._logits(where, logits[ids], values)
         normalizer = log_sum_exp(logits)
+        self._logits(where, logits[ids] - normalizer, values - expected.log_normalizer)
         self._bound("logit", where, "logarithm of the sum", normalizer, expected.log_normalizer, self.tolerance.logit)
         own = float(logits[token]) - normalizer
         self._bound("log_prob", where, f"log-probability of token {token}", own, log_prob, self.tolerance.log_prob)

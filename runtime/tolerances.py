@@ -38,7 +38,8 @@ from dataclasses import dataclass
 class Tolerance:
     """Bounds for one precision; logits and log-probabilities in nats.
 
-    ``logit``: one logit, or the logarithm of the sum over the vocabulary. ``logit_rms``: root mean square over all
+    Logits are compared less the logarithm of their sum: what all have in common changes no probability. ``logit``: one
+    of them, or that logarithm. ``logit_rms``: root mean square over all
     recorded logits. ``log_prob``: the log-probability of a chosen token. ``fold``: a signed sum over a sixteenth of
     the vocabulary. ``margin``: a token may differ where the reference preferred its own by no more than this.
     ``agreement``: least share of positions whose best token is the reference's. ``vector``: distance of a text's vector

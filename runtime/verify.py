@@ -3,8 +3,9 @@
 For every case: the tokenizer (text to ids, and the recorded tokens back to the recorded text); teacher-forced, token by
 token through the cache as decoding does it, and again in one pass over a batch of cases padded to one length; then
 free-running, greedy and beam. What is compared: :mod:`edgewise.runtime.compare`; how far it may differ:
-:mod:`edgewise.runtime.tolerances`. What a quantized variant is compared with besides, so that a few damaged weights do
-not hide in its rounding: :mod:`edgewise.runtime.own_integers`.
+:mod:`edgewise.runtime.tolerances` and, for deeper networks, :mod:`edgewise.runtime.noise`. What a
+quantized variant is compared with besides, so that a few damaged weights do not hide in its rounding:
+:mod:`edgewise.runtime.own_integers`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from .decoding import Request, capacity, start_search
 from .encoders import masked_tokens
 from .engine import Candidates, Floats, Ids, Memory
 from .inputs import Prepared, right_pad
+from .noise import tolerance_of
 from .options import DecodingOptions
 from .own_integers import OwnIntegersReplay
 from .results import TokenHypothesis
 from .search import finish
-from .tolerances import TOLERANCES
+from .tolerances import Tolerance
 from .verification import VerificationReport
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
     quantized = session.bundle.quantized(session.variant, cases)
     rounds = any(choice.kernel == "int8-rows" for choice in session.variant.kernels)
     own = OwnIntegersReplay(quantized, rounds) if quantized else None
-    replay = _Replay(session, cases, own)
+    tolerance = tolerance_of(precision, session.manifest.model)
+    replay = _Replay(session, cases, own, tolerance)
     for batch in _batches(cases.cases, session.manifest.model.vocab_size):
         replay.together(batch)
     for done, case in enumerate(cases.cases, start=1):
@@ -65,7 +68,7 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
         target=session.variant.target,
         precision=precision,
         engine=session.engine.describe(),
-        tolerance=TOLERANCES[precision],
+        tolerance=tolerance,
         cases=tuple(replay.comparisons[case.name].report() for case in cases.cases),
         own_integers=own.found(session.engine, session.manifest.model.positions == "sinusoidal") if own else None,
         seconds=time.perf_counter() - begin,
@@ -91,9 +94,10 @@ def _length(case: Case) -> int:
 class _Replay:
     """One session, its cases, and what was found of each."""
 
-    def __init__(self, session: Session, cases: ReferenceCases, own: OwnIntegersReplay | None) -> None:
+    def __init__(
+        self, session: Session, cases: ReferenceCases, own: OwnIntegersReplay | None, tolerance: Tolerance
+    ) -> None:
         self.session, self.engine, self.model, self.own = session, session.engine, session.manifest.model, own
-        tolerance = TOLERANCES[session.variant.precision]
         self.comparisons = {c.name: Comparison(c.name, tolerance, cases.logit_ids) for c in cases.cases}
         self.places = {case.name: i for i, case in enumerate(cases.cases)}
         self.vectors = np.array([case.embedded.vector for case in cases.cases if case.embedded], np.float64)

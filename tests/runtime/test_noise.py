@@ -1,0 +1,58 @@
+"""The bounds of one network and of another."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from edgewise.models.checkpoint import load_checkpoint
+from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.transformer import Transformer
+from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.noise import MOST, PRODUCTS, products, tolerance_of
+from edgewise.runtime.tolerances import TOLERANCES
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+SHIPPED = ("translate-en-de", "captions-lm", "captions-mlm", "sentiment")
+GROWING = ("logit", "logit_rms", "log_prob", "margin", "fold")
+
+
+def spec(n_layers: int = 2, vocab_size: int = 1000) -> ModelSpec:
+    """A Llama's shape: seven products a layer."""
+    stack = StackConfig(n_layers=n_layers, d_model=32, n_heads=4, d_ff=64, norm_place="pre", gated=True, n_kv_heads=2)
+    ids = {"pad_id": 0, "start_id": 1, "end_id": 2}
+    return ModelSpec.from_json(ModelConfig(vocab_size=vocab_size, max_positions=16, **ids, decoder=stack).to_json())
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_networks_meet_the_bounds_as_they_stand(name: str, precision: str) -> None:
+    model = ModelSpec.from_json(load_checkpoint(CHECKPOINTS / name).model.config.to_json())
+    assert tolerance_of(precision, model) == TOLERANCES[precision]
+
+
+def test_products_are_the_linear_layers_and_the_output_projection() -> None:
+    stack = StackConfig(n_layers=3, d_model=32, n_heads=4, d_ff=64)
+    ids = {"pad_id": 0, "start_id": 1, "end_id": 2}
+    for stacks in ({"encoder": stack, "decoder": stack}, {"decoder": dataclasses.replace(stack, gated=True)}):
+        config = ModelConfig(vocab_size=50, max_positions=16, **ids, **stacks)
+        layers = [m for m in Transformer(config).modules() if isinstance(m, nn.Linear)]
+        assert products(ModelSpec.from_json(config.to_json())) == len(layers) + 1
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fast"])
+def test_of_a_deep_network_the_bounds_are_wider_but_what_counts_in_shares(precision: str) -> None:
+    found, as_they_stand = tolerance_of(precision, spec(30)), TOLERANCES[precision]
+    for name in GROWING:
+        assert getattr(found, name) == pytest.approx(211 / PRODUCTS * getattr(as_they_stand, name))
+    assert (found.agreement, found.vector) == (as_they_stand.agreement, as_they_stand.vector)
+    assert tolerance_of(precision, spec(200)).logit_rms == pytest.approx(MOST * as_they_stand.logit_rms)
+
+
+def test_float32_is_bound_alike_but_for_longer_sums() -> None:
+    assert tolerance_of("fp32", spec(30)) == TOLERANCES["fp32"]
+    found = tolerance_of("fp32", spec(30, vocab_size=72_000))
+    assert found == dataclasses.replace(TOLERANCES["fp32"], fold=pytest.approx(3e-3))
