@@ -267,6 +267,9 @@ def test_weights_that_are_not_numbers(parameter: str, value: float, target: str,
         run.prefill(np.array([[START]]))
     with pytest.raises(EngineError, match="logits that are not numbers"):
         engine.decoder_logits(memory, np.array([[START]]), np.array([[True]]))
+    if parameter.startswith("decoder."):  # what comes after the last layer's attention is not seen
+        with pytest.raises(EngineError, match="attention weights that are not numbers"):
+            engine.cross_attention(memory, np.array([0]), np.array([[START]]))
 
 
 def test_more_tokens_than_capacity(writer: Pair) -> None:
