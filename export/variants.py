@@ -29,10 +29,10 @@ LAYOUTS: dict[str, Layout] = {"cpu": "shared-buffer", "openvino": "stateful"}
 def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, ir.Model]:
     """The graphs of ``target`` from the portable ones, which stay as they are.
 
-    ``cpu``: ``encoder``, ``prefill``, ``step``, ``ragged`` where the kernel takes its heads, and ``verify`` where rows of
-    a call leave each other's numbers alone, in ONNX Runtime's operators. ``openvino``: the portable graphs themselves,
-    which its engine makes stateful when it opens them. Both have an ``alignment`` graph where there are source and
-    target: see :func:`alignment_layer`.
+    ``cpu``: ``encoder``, ``prefill``, ``step``, ``ragged`` where the kernel takes its heads, and ``verify`` where rows
+    of a call leave each other's numbers alone, in ONNX Runtime's operators. ``openvino``: the portable graphs
+    themselves, which its engine makes stateful when it opens them. Both have an ``alignment`` graph where there are
+    source and target: see :func:`alignment_layer`.
 
     Raises:
         ExportError: no variant is made for this target.
