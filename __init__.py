@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from .runtime.interrupt import Cancellation
     from .runtime.load import load
     from .runtime.options import DecodingOptions, Grammar, Sampling
-    from .runtime.results import Classification, Embedding, Encoding, Fill, Generation, Hypothesis, Score, Timings
+    from .runtime.results import (
+        Classification,
+        Embedding,
+        Encoding,
+        Fill,
+        Generation,
+        Hypothesis,
+        Score,
+        Speculation,
+        Timings,
+    )
     from .runtime.session import Session
 
 __version__ = "0.1.0"
@@ -37,6 +47,7 @@ __all__ = [
     "Generation",
     "Hypothesis",
     "Timings",
+    "Speculation",
     "Score",
     "Encoding",
     "Embedding",
@@ -56,6 +67,7 @@ _HOMES = {
     "Generation": ".runtime.results",
     "Hypothesis": ".runtime.results",
     "Timings": ".runtime.results",
+    "Speculation": ".runtime.results",
     "Score": ".runtime.results",
     "Encoding": ".runtime.results",
     "Embedding": ".runtime.results",

@@ -203,7 +203,8 @@ def _generation(prompt: str, generation: Any) -> Answer:
         "hypotheses": hypotheses,
         "source_tokens": generation.source_tokens,
         "truncated": generation.truncated,
-        "seconds": vars(generation.timings),
+        "seconds": {name: value for name, value in vars(generation.timings).items() if name != "speculation"},
+        **({"speculation": vars(counts)} if (counts := generation.timings.speculation) else {}),
     }
 
 

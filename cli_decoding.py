@@ -33,6 +33,7 @@ DECODING = (
     "prefix_bias",
     "deadline",
     "alignments",
+    "speculate",
 )
 
 
@@ -52,6 +53,9 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--diversity-penalty", type=float, help="what a token counts less that another group took")
     search.add_argument("--n-best", type=count, help="hypotheses for every text, with --json")
     search.add_argument("--alternatives", type=count, help="results for so many first tokens, with --json")
+    search.add_argument(
+        "--speculate", type=count, metavar="TOKENS", help="read so many likely tokens at once; the same results"
+    )
     search.add_argument("--prefix", help="what an output has to begin with")
     search.add_argument("--prefix-bias", type=float, help="above 0 and below 1: the prefix is only so much likelier")
     search.add_argument(

@@ -17,6 +17,7 @@ from .interrupt import Cancellation
 from .options import is_count
 from .results import Generation
 from .session import BATCH_SIZE, DecodingArguments, Session, StreamArguments, Texts
+from .speculation import refuse_company
 from .workers import BatchWorkers
 
 _R = TypeVar("_R")
@@ -162,4 +163,6 @@ def _begin(method: Callable[..., _R], texts: str | Texts, arguments: StreamArgum
 
 def _job(session: Session, method: str, text: str, arguments: StreamArguments, asked: float) -> Job:
     """A request that has its text split into tokens and its options checked."""
-    return _begin(lambda text, **_: session._job(method, text, arguments), text, arguments, asked)
+    job = _begin(lambda text, **_: session._job(method, text, arguments), text, arguments, asked)
+    refuse_company(job.options)
+    return job

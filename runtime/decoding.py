@@ -22,6 +22,7 @@ from .results import FinishReason, Score, Timings, TokenHypothesis
 from .rules import Rule
 from .search import Search, as_hypothesis, candidates_needed, refuse_nan, search
 from .softmax import log_softmax
+from .speculation import Lookup, SpeculativeRun, Tally
 
 Check = Callable[[], None]
 """Called before every step; raises to stop the request."""
@@ -45,13 +46,18 @@ class Request:
     name: str = "text 0"
 
 
-def start_search(engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions) -> Search:
-    """A search over ``batch``, nothing computed but the source. Prompts of a decoder-only model are equally long."""
+def start_search(
+    engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions, tally: Tally | None = None
+) -> Search:
+    """A search over ``batch``, nothing computed but the source. Prompts of a decoder-only model are equally long.
+
+    With ``options.speculate`` a batch is one text, and ``tally`` counts what it brings.
+    """
     if not options.plain or any(request.prefix for request in batch):
-        return start_requests(engine, model, batch, options)[0]
+        return start_requests(engine, model, batch, options, tally)[0]
     beams = options.beam_size
     memory, prompts = _read(engine, model, batch)
-    run = _start(engine, memory, prompts, batch, beams, candidates_needed(beams))
+    run = _start(engine, model, memory, prompts, batch, options, candidates_needed(beams), tally)
     return search(
         run,
         prompts,
@@ -64,13 +70,13 @@ def start_search(engine: Engine, model: ModelSpec, batch: Sequence[Request], opt
 
 
 def start_requests(
-    engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions
+    engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions, tally: Tally | None = None
 ) -> tuple[Search, list[RequestSearch]]:
     """As :func:`start_search`, whatever the options; and the state of every text's search."""
     memory, prompts = _read(engine, model, batch)
     requests = [request_search(engine, model, memory, i, request, options) for i, request in enumerate(batch)]
     width = max(request.task.width for request in requests)
-    run = _start(engine, memory, prompts, batch, options.rows, width)
+    run = _start(engine, model, memory, prompts, batch, options, width, tally)
     return search_requests(run, prompts, requests, options.rows), requests
 
 
@@ -109,11 +115,25 @@ def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request]) -> tuple[M
 
 
 def _start(
-    engine: Engine, memory: Memory, prompts: Ids, batch: Sequence[Request], rows: int, candidates: int
+    engine: Engine,
+    model: ModelSpec,
+    memory: Memory,
+    prompts: Ids,
+    batch: Sequence[Request],
+    options: DecodingOptions,
+    candidates: int,
+    tally: Tally | None,
 ) -> DecoderRun:
     """A run for ``batch``."""
     positions = capacity(prompts.shape[1], max(request.limit for request in batch))
-    return engine.start(memory, len(batch), rows, positions, candidates)
+    if options.speculate is None:
+        return engine.start(memory, len(batch), options.rows, positions, candidates)
+    window = engine.verify_tokens
+    positions = min(positions + window - 1, model.max_positions)  # so that a pass fits behind the last tokens too
+    run = engine.start_verifying(memory, positions, candidates)
+    lookup = Lookup(batch[0].source.ids if model.encoder else ())
+    most = options.speculate
+    return SpeculativeRun(run, lookup, most=most, window=window, capacity=positions, tally=tally or Tally())
 
 
 def capacity(prompt: int, limit: int) -> int:
@@ -134,7 +154,8 @@ def decode_all(
     max_batch_tokens: int | None = None,
 ) -> list[tuple[list[TokenHypothesis], Timings]]:
     """Decode every request, those of similar length together: ``batch_size`` at most, and no more source tokens,
-    padding included, than ``max_batch_tokens``. What ``watch`` ends is given back as it stands.
+    padding included, than ``max_batch_tokens``; one by one where they speculate. What ``watch`` ends is given back as
+    it stands.
     """
     watch = watch or Watch()
     batches = batches_of(model, requests, options, batch_size, max_batch_tokens)
@@ -166,7 +187,7 @@ def batches_of(
     return plan_batches(
         [len(request.source.ids) for request in requests],
         lambda length: bytes_of(model, length, longest, options.rows),
-        batch_size,
+        1 if options.speculate else batch_size,
         memory_budget(),
         equal=model.encoder is None,
         most_tokens=max_batch_tokens,
@@ -187,13 +208,15 @@ def _decode(
     if reason := watch.reason():
         return [not_begun(reason, len(batch)) for _ in batch]
     begin = time.perf_counter()
-    steps = start_search(engine, model, batch, options)
+    tally = Tally() if options.speculate else None
+    steps = start_search(engine, model, batch, options, tally)
     first, reason = 0.0, None
     while True:
         try:
             steps.send(reason)
         except StopIteration as stop:
-            timings = Timings(first_token=first, total=time.perf_counter() - begin, batch=len(batch))
+            total, counts = time.perf_counter() - begin, tally.result() if tally else None
+            timings = Timings(first_token=first, total=total, batch=len(batch), speculation=counts)
             return [(hypotheses, timings) for hypotheses in stop.value]
         first = first or time.perf_counter() - begin
         check()

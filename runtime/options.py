@@ -119,6 +119,8 @@ class DecodingOptions:
       be done within ``max_new_tokens``, results hold as much as could be.
     * ``alternatives``: so many results, one for each of the most probable first tokens, most probable first, continued
       greedily; after a prefix, for each of the tokens that follow it.
+    * ``speculate``: tokens that are proposed at most at once, where the last ones were seen before, and read together
+      (:mod:`edgewise.runtime.speculation`). Greedy search or one sample, a text at a time; results stay the same.
     * ``max_new_tokens``: tokens of a result, prefix and end token included; ``None`` is source tokens + 50 (Vaswani et
       al. 2017, section 6.1), within the model's context.
     * ``prefix_bias``: the prefix of a result, which a session takes, is no longer certain but likelier by this much,
@@ -164,6 +166,7 @@ class DecodingOptions:
     deadline: float | None = None
     overflow: Overflow = "error"
     alignments: bool = False
+    speculate: int | None = None
 
     def __post_init__(self) -> None:
         self._check_search()
@@ -184,6 +187,7 @@ class DecodingOptions:
             deadline=self.deadline,
             overflow=self.overflow,
             alignments=self.alignments,
+            speculate=self.speculate,
         )
 
     @property
@@ -222,7 +226,7 @@ class DecodingOptions:
             f"prefix_bias ({self.prefix_bias!r}) must be a number above 0 and below 1, or None for a prefix that is "
             "certain",
         )
-        for name in ("alternatives", "max_new_tokens", "no_repeat_ngram"):
+        for name in ("alternatives", "max_new_tokens", "no_repeat_ngram", "speculate"):
             value = getattr(self, name)
             _require(
                 value is None or is_count(value),
@@ -308,6 +312,11 @@ class DecodingOptions:
         _require(
             self.sampling is None or self.alternatives is None,
             "alternatives are continued greedily: leave sampling out, or ask it for samples",
+        )
+        _require(
+            self.speculate is None or self.rows == 1,
+            f"speculate ({self.speculate}) needs one sequence a text, and beam_size, samples or alternatives ask for "
+            f"{self.rows}: pass beam_size=1, or leave speculate out",
         )
 
     def _check_what_needs_beams(self) -> None:

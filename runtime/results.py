@@ -65,6 +65,18 @@ class Hypothesis(TokenHypothesis):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speculation:
+    """What speculating brought to one text. Without it, there would have been ``passes + accepted`` passes."""
+
+    passes: int
+    """Calls of the decoder, that of the prompt included."""
+    proposed: int
+    """Tokens that passes have read because they were seen before."""
+    accepted: int
+    """Those of them that were chosen, and needed no pass of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timings:
     """Seconds. The sentences of one batch share theirs: ``batch`` says how many they are."""
 
@@ -73,6 +85,8 @@ class Timings:
     total: float
     """From the start of the batch to its last token."""
     batch: int
+    speculation: Speculation | None = None
+    """Counts, where ``speculate`` asked for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

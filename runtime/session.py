@@ -43,6 +43,7 @@ from .results import (
     Score,
 )
 from .rules import Rule
+from .speculation import refuse_company, refuse_speculation
 from .streaming import Pieces, stream_pieces
 from .tokenizer import Tokenizer
 
@@ -101,6 +102,7 @@ class StreamArguments(TypedDict, total=False):
     stop: Sequence[str]
     deadline: float | None
     overflow: Overflow
+    speculate: int | None
     prefix: str | Sequence[str]
     prefix_bias: float | None
     cancellation: Cancellation | None
@@ -389,6 +391,8 @@ class Session:
         most = self.manifest.model.vocab_size // 2
         if options.beam_size > most:
             raise InputError(f"beam_size ({options.beam_size}) must be at most {most}, half of the vocabulary")
+        if options.speculate:
+            refuse_speculation(self.variant, self.engine.verify_tokens, options)
         return resolve_tokens(self.tokenizer, self.manifest, options)
 
     def _request(self, text: str, options: DecodingOptions, name: str, prefix: str = "") -> Request:
@@ -450,6 +454,7 @@ class Session:
         watch = Watch(arguments.get("cancellation"), options.deadline)
         rest, window = one_by_one(texts, arguments.get("prefix", "")), READ_AHEAD * batching.batch_size
         if batching.continuous:
+            refuse_company(options)
             return self._filled(rest, options, watch, batching)
 
         def results() -> Iterator[Generation]:

@@ -36,6 +36,20 @@ def test_verify_json_of_one_variant(bundle: Path, capsys: pytest.CaptureFixture[
     assert len(data["variants"][0]["cases"]) > 10
 
 
+def test_speculating_prints_the_same_and_what_it_brought(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["run", str(bundle), "A man, a man, a man.", "--json", "--beam-size", "1", "--threads", "1"]
+    assert cli.main(asked) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert cli.main([*asked, "--speculate", "7"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    counts = found.pop("speculation")
+    assert counts["passes"] + counts["accepted"] == len(found["tokens"])
+    assert counts["accepted"] <= counts["proposed"]
+    assert set(found["seconds"]) == {"first_token", "total", "batch"}
+    del plain["seconds"], found["seconds"]
+    assert found == plain
+
+
 def test_verify_fails_with_1_on_a_tampered_bundle(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

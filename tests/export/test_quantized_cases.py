@@ -28,8 +28,7 @@ def test_a_network_without_steady_steps_is_asked_a_few_cases(
         seed=None,
         logit_ids=(),
         cases=tuple(
-            Case(name=f"text-{i}", text=None, input_ids=(5 + i, 2), classified=classified)
-            for i in range(FRUITLESS + 4)
+            Case(name=f"text-{i}", text=None, input_ids=(5 + i, 2), classified=classified) for i in range(FRUITLESS + 4)
         ),
     )
     monkeypatch.setattr(quantized_cases, "STEADY", steady)

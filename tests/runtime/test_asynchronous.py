@@ -186,6 +186,8 @@ def test_errors_are_the_session_s_own() -> None:
                 await anext(own.stream(""))
             with pytest.raises(InputError, match=r"cancellation .* must be an edgewise.Cancellation"):
                 await anext(own.stream("A dog.", cancellation="now"))  # type: ignore[arg-type]
+            with pytest.raises(InputError, match=r"speculate \(4\) reads several tokens of one text at once"):
+                await own.translate("A dog.", speculate=4)
 
     _run(work(session_for("translate")))
 
