@@ -154,7 +154,8 @@ def refuse_company(options: DecodingOptions) -> None:
     if options.speculate:
         raise InputError(
             f"speculate ({options.speculate}) reads several tokens of one text at once, and texts that share steps "
-            "read one each: leave out speculate, or translate and stream it alone, without `continuous` and with `Session`"
+            "read one each: leave out speculate, or translate and stream it alone, without `continuous` and with "
+            "`Session`"
         )
 
 
