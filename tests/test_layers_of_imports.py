@@ -25,6 +25,7 @@ SIBLINGS = {
     "benchmarks.peers.adapters": {"benchmarks.peers", "runtime", "errors"},
     "benchmarks.peers.convert_ctranslate2": set[str](),
     "benchmarks.peers.convert_nncf": set[str](),
+    "benchmarks.peers.requantize_gguf": set[str](),
 }
 # Folder -> which libraries beside Python's own. Only what measures transformers imports it.
 LIBRARIES = {
@@ -42,6 +43,7 @@ LIBRARIES = {
     },
     "benchmarks.peers.convert_ctranslate2": {"numpy", "ctranslate2"},
     "benchmarks.peers.convert_nncf": {"numpy", "nncf", "openvino"},
+    "benchmarks.peers.requantize_gguf": {"llama_cpp"},
 }
 ADAPTERS = "benchmarks.peers.adapters"
 OTHER_ENVIRONMENTS = (ADAPTERS, "benchmarks.peers.convert_nncf")
@@ -55,7 +57,8 @@ EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar
 CHAT = "runtime.chat_sandbox"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
 BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"} | {
-    f"benchmarks.peers.{name}" for name in ("check", "marian", "prepare", "prepare_vectors", "random_network")
+    f"benchmarks.peers.{name}"
+    for name in ("check", "llama_folder", "marian", "prepare", "prepare_text", "prepare_vectors", "random_network")
 }
 
 

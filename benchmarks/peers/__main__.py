@@ -17,11 +17,18 @@ from .chart import draw
 from .check import check
 from .places import Places
 from .prepare import Preparation
+from .prepare_text import TextPreparation
 from .prepare_vectors import VectorPreparation
 from .quality import judge
 from .report import tables
 from .run import cells, measure
-from .workloads import WORKLOADS
+from .workloads import WORKLOADS, Kind
+
+_PREPARATIONS: dict[Kind, type[Preparation]] = {
+    "translate": Preparation,
+    "generate": TextPreparation,
+    "embed": VectorPreparation,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,12 +78,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
     places = Places.of_environment()
     for name in arguments.workloads:
         workload = WORKLOADS[name]
-        if workload.kind == "embed":
-            VectorPreparation(places, workload, _say).run()
-            judge(places, workload, _say)
-        else:
-            Preparation(places, workload, _say).run()
-            check(places, workload, _say)
+        _PREPARATIONS[workload.kind](places, workload, _say).run()
+        (check if workload.kind == "translate" else judge)(places, workload, _say)
 
 
 def _run(arguments: argparse.Namespace) -> None:

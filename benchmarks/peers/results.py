@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from .cell import Answer, Tokens
 from .workloads import WORKLOADS
@@ -13,12 +13,16 @@ from .workloads import WORKLOADS
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all systems of one table have in common."""
+    """What all systems of one table have in common.
+
+    ``part``: of a workload that generates, ``first``, the prompt until the first new token, or ``later``, all others.
+    """
 
     workload: str
     threads: int
     batch: int
     beam_size: int
+    part: Literal["", "first", "later"] = ""
 
     def __str__(self) -> str:
         return f"{self.workload}/t{self.threads}/b{self.batch}/k{self.beam_size}"
@@ -61,7 +65,9 @@ class Measured:
 
     @property
     def speed(self) -> float:
-        """In the workload's unit: milliseconds a request, or sentences a second."""
+        """In the unit of the setting: milliseconds a request, or sentences or tokens a second."""
+        if self.cell.setting.part == "later":
+            return self.tokens_per_second
         sentences, batch = self.answers[0].sentences, self.cell.setting.batch
         if WORKLOADS[self.cell.setting.workload].unit == "ms":
             return 1e3 * self.seconds * batch / sentences
@@ -101,6 +107,16 @@ class Measured:
         medians = ([statistics.median(a.seconds) for a in m.answers if a.seconds] for m in (self, ours))
         return [a / b for a, b in zip(*medians, strict=False)]
 
+    def parts(self) -> list[Measured]:
+        """What its tables show: itself, or the first token and the later ones."""
+        if WORKLOADS[self.cell.setting.workload].kind != "generate":
+            return [self]
+        return [self._part("first", _first_token), self._part("later", _later_tokens)]
+
+    def _part(self, name: Literal["first", "later"], of: Callable[[Answer], Answer]) -> Measured:
+        cell = replace(self.cell, setting=replace(self.cell.setting, part=name))
+        return replace(self, cell=cell, answers=[of(answer) for answer in self.answers])
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, ready for ``json.dumps``."""
         return asdict(self)
@@ -111,6 +127,26 @@ class Measured:
         cell = Cell(setting=Setting(**data["cell"]["setting"]), system=data["cell"]["system"])
         answers = [Answer(**answer) for answer in data["answers"]]
         return cls(**{**data, "cell": cell, "answers": answers})
+
+
+def _first_token(answer: Answer) -> Answer:
+    return replace(
+        answer,
+        seconds=answer.first_token_seconds,
+        cpu_seconds=answer.first_token_cpu_seconds,
+        tokens=answer.sentences,
+    )
+
+
+def _later_tokens(answer: Answer) -> Answer:
+    """A whole request less the first token's, which was timed in turn with it."""
+    first = statistics.median(answer.first_token_seconds) if answer.first_token_seconds else 0.0
+    return replace(
+        answer,
+        seconds=[second - first for second in answer.seconds],
+        cpu_seconds=answer.cpu_seconds - answer.first_token_cpu_seconds,
+        tokens=answer.tokens - answer.sentences,
+    )
 
 
 def agreement(outputs: Tokens, expected: Tokens) -> float:

@@ -11,7 +11,7 @@ OURS = "edgewise-int8"
 """What the others are compared with."""
 OWN_ENVIRONMENT = ""
 """The environment of edgewise itself, ``.venv``."""
-ENVIRONMENTS = ("ctranslate2", "optimum", "openvino")
+ENVIRONMENTS = ("ctranslate2", "optimum", "openvino", "llama", "genai")
 """The others, folders under ``PEERS``; the libraries of each are pinned in ``requirements/``."""
 
 

@@ -42,6 +42,8 @@ LENGTH_PENALTY = 1.2
 """The best of 0.6, 0.8, 1.0 and 1.2 on Multi30k's validation text, in edgewise's formula and in CTranslate2's."""
 SOURCE_TOKENS = 32
 """Tokens of a source of S1, its end token included."""
+PROMPT_TOKENS = 128
+"""Tokens of a prompt of S3."""
 
 S1 = Workload(
     name="s1",
@@ -67,6 +69,18 @@ S2 = Workload(
     unit="s/s",
     quality=("agree", "BLEU"),
 )
+S3 = Workload(
+    name="s3",
+    kind="generate",
+    title=f"SmolLM2-135M-Instruct, prompts of {PROMPT_TOKENS} tokens, then exactly 128 more after the first",
+    sources=4,
+    exact_tokens=129,
+    batches=(1,),
+    beams=(1,),
+    timed={1: 1},
+    unit="ms",
+    quality=("perplexity", "agree"),
+)
 S4 = Workload(
     name="s4",
     kind="embed",
@@ -81,4 +95,4 @@ S4 = Workload(
     floors={"cosine": 0.999},
     lengths={1: 16, 32: 128},
 )
-WORKLOADS = {workload.name: workload for workload in (S1, S2, S4)}
+WORKLOADS = {workload.name: workload for workload in (S1, S2, S3, S4)}

@@ -17,6 +17,7 @@ from edgewise.benchmarks.peers.systems import OURS
 from edgewise.errors import MissingExtraError
 
 S1, S2 = (Setting(workload=w, threads=1, batch=8, beam_size=4) for w in ("s1", "s2"))
+S3 = Setting(workload="s3", threads=1, batch=1, beam_size=1)
 
 
 def answer(*seconds: float, **changes: Any) -> Answer:
@@ -90,6 +91,11 @@ def found(*results: Measured) -> dict[str, Any]:
     machine = {"processor": "A chip", "features": ["avx512_vnni"], "processors": 2, "system": "Linux"}
     results_json = [result.to_json() for result in results]
     return {"machine": machine, "rounds": 2, "repeats": 3, "results": results_json, "roofline": [line]}
+
+
+def report_of(*results: Measured) -> str:
+    """The tables of these cells."""
+    return report.tables(found(*results))
 
 
 def test_the_table_has_the_fastest_first_and_what_failed_last() -> None:

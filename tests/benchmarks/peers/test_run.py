@@ -31,7 +31,7 @@ def test_a_pattern_chooses_cells_by_name() -> None:
 
 def test_everything_is_each_setting_with_each_system_but_the_extra_ones() -> None:
     plain = {name: [s for s in systems_of(name).values() if not s.extra] for name in WORKLOADS}
-    settings = {"s1": 2 * 2 * 2, "s2": 2 * 2 * 1, "s4": 2 * 2 * 1}
+    settings = {"s1": 2 * 2 * 2, "s2": 2 * 2 * 1, "s3": 2, "s4": 2 * 2 * 1}
     assert len(run.cells(["*"])) == sum(len(plain[name]) * count for name, count in settings.items())
     assert "edgewise-fp32" not in {cell.system for cell in run.cells(["s1/t1/*"])}
 
