@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 TEXTS = ["A man is riding a bicycle.", "Two dogs run on the grass.", "A hat"]
 
 
-@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-5), ("int8", 0.02)])
+@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-5), ("int8", 0.01)])  # measured: 1e-7 and 0.003
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 def test_weights_of_every_variant(target: str, precision: str, atol: float) -> None:
     bundle = tiny_bundle("translate")

@@ -70,6 +70,12 @@ def test_results_that_left_a_shared_batch_have_them_too(how: str) -> None:
         assert_weights(session, result)
 
 
+def test_texts_that_come_one_by_one() -> None:
+    session = translator(end_bias=0.5)
+    for result in session.translate_iter(iter(texts(5)), alignments=True, batch_size=2, max_new_tokens=9):
+        assert_weights(session, result)
+
+
 def test_who_does_not_ask_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     session = translator()
     monkeypatch.setattr(type(engine_of(session)), "cross_attention", None)
