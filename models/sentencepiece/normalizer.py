@@ -6,7 +6,8 @@ Source: ``normalizer.cc`` of github.com/google/sentencepiece, release 0.2.1, ``N
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import itertools
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ...errors import TokenizerError
 from .model import SentencePieceModel
 
 SPACE = "▁"
+OPENS, CLOSES = ">>", "<<"
 Step = dict[str, Any]
 
 
@@ -59,18 +61,18 @@ def replace(pattern: str, content: str) -> Step:
 def steps(model: SentencePieceModel, marks: Marks, tags: Iterable[str] = ()) -> list[Step]:
     """The normalizer of ``model``.
 
-    ``tags``: at the very beginning of a text one of them is a token, and the text proper begins behind it. Anything
-    else there from ``>>`` to the first ``<<`` is an unknown token.
+    ``tags``, from ``>>`` to ``<<``: at the very beginning of a text one of them is a token, and the text proper begins
+    behind it. Anything else of that form there is an unknown token.
     """
     found = [replace(f"[{marks.begin}{marks.end}{marks.tag}]", marks.other)]
     tags = tuple(tags)
     behind = ""
     if tags:
         behind = "|".join(escaped(f"{marks.begin}{tag}") for tag in tags) + f"|{marks.tag}"
-        tag = ">>(?:(?!<<)[\\s\\S])*<<"
-        known = "|".join(map(escaped, tags))
-        found.append(replace(f"\\A(?={known})", marks.begin))
-        found.append(replace(f"\\A{tag}", marks.tag))
+        known = "|".join(escaped(tag.removeprefix(OPENS)) for tag in tags)
+        # Never an insertion at the very beginning: the library miscounts the steps after it.
+        found.append(replace(f"\\A{OPENS}(?={known})", marks.begin + OPENS))
+        found.append(replace(f"\\A{OPENS}(?:(?!{CLOSES})[\\s\\S])*{CLOSES}", marks.tag))
     if model.charsmap:
         rules = base64.b64encode(model.charsmap).decode("ascii")
         found.append({"type": "Precompiled", "precompiled_charsmap": rules})
@@ -95,6 +97,12 @@ def around_unknown(known: Iterable[str], marks: Marks) -> list[Step]:
         replace(f"(?<!{inside})(?={inside})", marks.begin),
         replace(f"(?<={inside})(?={outside}|\\z)", marks.end),
     ]
+
+
+def marked(text: str, known: Container[str], marks: Marks) -> str:
+    """``text`` as :func:`around_unknown` leaves it."""
+    runs = itertools.groupby(text, key=lambda character: character in known)
+    return "".join("".join(run) if is_known else marks.sealed("".join(run)) for is_known, run in runs)
 
 
 def _ranges(codes: list[int]) -> str:

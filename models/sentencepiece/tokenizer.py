@@ -23,7 +23,7 @@ from typing import Any
 from ...errors import TokenizerError
 from ..merges import ranked_pairs
 from .model import BYTE, NORMAL, UNIGRAM, USER_DEFINED, SentencePieceModel
-from .normalizer import SPACE, Marks, Step, around_unknown, replace, steps
+from .normalizer import SPACE, Marks, Step, around_unknown, marked, replace, steps
 
 MAX_TEXT = 1 << 24  # characters, more than any text has
 _OWN = -0.1  # SentencePiece adds the length times the highest score, which it begins to look for at FLT_MIN
@@ -58,11 +58,13 @@ def tokenizer_json(
     marks = Marks.beside([*names, *(piece.text for piece in model.pieces)])
     found = {piece.text for piece in model.pieces if piece.kind in (NORMAL, USER_DEFINED)} - set(special) - set(tags)
     kept = found | ({p.text for p in model.pieces if p.kind == BYTE} if model.byte_fallback else set())
-    spelled = [_spelling(name, kept, tags, marks) for name in names]
     known = {character for name in names if name in found for character in name}
     normalizer = steps(model, marks, tags)
+    spellings = {tag: f"{marks.begin}{tag}" for tag in tags}
     if runs and any(name not in kept and not known & set(name) for name in names):
-        normalizer += around_unknown(known.union(*tags), marks)
+        normalizer += around_unknown(known, marks)
+        spellings = {tag: f"{marks.begin}{marked(tag, known, marks)}" for tag in tags}
+    spelled = [spellings.get(name) or (name if name in kept else marks.sealed(name)) for name in names]
     writer = _unigram if model.kind == UNIGRAM else _bpe
     data = {
         "version": "1.0",
@@ -78,12 +80,6 @@ def tokenizer_json(
         "model": writer(model, names, spelled, unknown),
     }
     return json.dumps(data, ensure_ascii=False)
-
-
-def _spelling(name: str, kept: Collection[str], tags: Collection[str], marks: Marks) -> str:
-    if name in tags:
-        return f"{marks.begin}{name}"
-    return name if name in kept else marks.sealed(name)
 
 
 def _unigram(model: SentencePieceModel, names: list[str], spelled: list[str], unknown: str) -> dict[str, Any]:

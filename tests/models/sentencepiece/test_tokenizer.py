@@ -99,7 +99,8 @@ def test_unknown_characters_in_a_row_may_be_a_token() -> None:
 
 
 def test_tags_are_tokens_at_the_beginning_only() -> None:
-    tokens = ["</s>", "<unk>", "▁", "a", ">>fra<<", ">>deu<<", ">", "<", "f", "r"]
+    """Whose letters may be unknown elsewhere, or tokens of the other side: here ``d``, ``e`` and ``u``."""
+    tokens = ["</s>", "<unk>", "▁", "a", ">>fra<<", ">>deu<<", ">", "<", "f", "r", "u"]
     text = tokenizer_json(
         tiny("▁", "a", ">", "<", "f", "r"), tokens, {"</s>"}, "<unk>", (">>fra<<", ">>deu<<"), runs=True
     )
@@ -107,6 +108,7 @@ def test_tags_are_tokens_at_the_beginning_only() -> None:
     for line in (">>fra<< a", ">>fra<<a", ">>fra<<   a"):
         assert ours.encode(line) == [4, 2, 3]
     assert ours.encode(">>deu<<") == [5]
+    assert ours.encode(">>deu<< u du") == [5, 2, 10, 2, 1]
     assert ours.encode(">>xyz<< a") == [1, 2, 3]
     assert ours.encode("a >>fra<<") == [2, 3, 2, 6, 6, 8, 9, 3, 7, 7]
     assert ours.encode(" >>fra<< a")[0] == 2
