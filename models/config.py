@@ -12,7 +12,7 @@ from ..errors import ConfigError
 NormPlace = Literal["post", "pre"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
-Positions = Literal["sinusoidal", "learned", "rotary"]
+Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"]
 RopeScaling = Literal["none", "linear", "llama3"]
 Head = Literal["vocabulary", "classes", "embedding"]
 Pooling = Literal["mean", "first"]
@@ -131,8 +131,10 @@ class ModelConfig:
     vocabulary head predicts words for. ``class_names`` belongs to the ``classes`` head and to no other.
 
     ===================== ===========================================================================================
-    ``positions``         ``sinusoidal``: section 3.5 of the paper; ``learned``: a table of parameters (Devlin et al.
-                          2019, section 3); ``rotary``: in every attention, with the frequencies of ``rope``
+    ``positions``         ``sinusoidal``: section 3.5 of the paper; ``sinusoidal_halves``: the same numbers, all sines
+                          before all cosines (Junczys-Dowmunt et al. 2018, Marian); ``learned``: a table of parameters
+                          (Devlin et al. 2019, section 3); ``rotary``: in every attention, with the frequencies of
+                          ``rope``
     ``scale_embeddings``  token embeddings times ``sqrt(d_model)`` (section 3.4)
     ``token_types``       rows of a segment embedding (Devlin et al. 2019, section 3); a text is segment 0, so row 0 is
                           added to every token; 0: no such embedding

@@ -19,18 +19,20 @@ Rotate = Callable[[Tensor], Tensor]
 """Turns queries or keys ``(B, H, T, Dh)`` by the positions of their tokens."""
 
 
-def sinusoidal_positions(n_positions: int, d_model: int) -> Tensor:
+def sinusoidal_positions(n_positions: int, d_model: int, halves: bool = False) -> Tensor:
     """Position table ``(n_positions, D)``, float32: sine on even dimensions, cosine on odd ones.
+
+    In ``halves``, all sines come before all cosines: the order of Marian and of tensor2tensor.
 
     Section 3.5: ``PE(pos, 2i) = sin(pos / 10000^(2i/D))``, ``PE(pos, 2i+1) = cos(pos / 10000^(2i/D))``. Computed in
     float64, since at large positions the float32 product loses the phase.
     """
     position = torch.arange(n_positions, dtype=torch.float64)[:, None]
     frequency = torch.exp(-math.log(10000.0) * torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
-    table = torch.empty(n_positions, d_model, dtype=torch.float64)
-    table[:, 0::2] = torch.sin(position * frequency)
-    table[:, 1::2] = torch.cos(position * frequency)
-    return table.float()
+    sine, cosine = torch.sin(position * frequency), torch.cos(position * frequency)
+    if halves:
+        return torch.cat([sine, cosine], dim=1).float()
+    return torch.stack([sine, cosine], dim=2).flatten(1).float()
 
 
 def rotary_frequencies(config: RopeConfig, head_dim: int) -> Tensor:

@@ -125,8 +125,9 @@ class Transformer(nn.Module):
         self.rotary = None
         if config.positions == "learned":
             self.positions = nn.Parameter(torch.empty(config.max_positions, config.d_model).normal_(std=0.02))
-        elif config.positions == "sinusoidal":
-            table = sinusoidal_positions(config.max_positions, config.d_model)
+        elif config.positions in ("sinusoidal", "sinusoidal_halves"):
+            halves = config.positions == "sinusoidal_halves"
+            table = sinusoidal_positions(config.max_positions, config.d_model, halves)
             self.register_buffer("positions", table, persistent=False)
         else:
             assert config.rope is not None and config.decoder is not None

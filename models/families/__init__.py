@@ -16,10 +16,11 @@ from ...errors import ConfigError
 from .bert import BERT
 from .family import ACTIVATIONS, Facts, Family, Fields
 from .llama import LLAMA
+from .marian import MARIAN
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, LLAMA)
+FAMILIES: tuple[Family, ...] = (BERT, LLAMA, MARIAN)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

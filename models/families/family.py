@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -105,7 +106,8 @@ class Facts:
 
     ``prefix``, ``suffix``: special tokens that the tokenizer puts around a text. ``pooling``, ``normalize`` and
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
-    ``generation_config.json`` says ends a text, which goes before what ``config.json`` says.
+    ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
+    that may not be generated, as either says.
     """
 
     prefix: tuple[int, ...] = ()
@@ -114,6 +116,7 @@ class Facts:
     normalize: bool = False
     max_tokens: int | None = None
     eos: int | list[int] | None = None
+    suppressed: tuple[int, ...] = ()
 
     def end_id(self, fields: Fields) -> int:
         """The one token that ends a text; several are a fault."""
@@ -132,8 +135,10 @@ class Family:
     ``keys``: their names to ours, ``{i}`` standing for a number; a name stands for the tensors under it, ``.weight``
     and ``.bias``. Several of ours: theirs is cut into as many equal parts along its first axis. ``optional_prefix`` may
     stand before all of theirs. ``dropped``: regular expressions of names that hold nothing a network needs.
-    ``transposed``: those of matrices that lie as ``(in, out)``. ``copies``: their names of tensors that must equal a
-    parameter where there is none of their own.
+    ``transposed``: those of matrices that lie as ``(in, out)``. ``copies``: our names of tensors that must equal a
+    parameter where there is none of their own, or stand for it where it is not in the file. ``zeros``: parameters that
+    are 0 where a file lacks them. ``adapt``: their tensor, under our name, as this network has it. ``tokenizer``: the
+    contents of a ``tokenizer.json`` out of the other files of a folder; ``None`` where they are not there.
 
     Raises:
         ConfigError: the row contradicts itself.
@@ -146,6 +151,9 @@ class Family:
     dropped: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     transposed: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
+    adapt: Callable[[str, Tensor, Facts], Tensor] = lambda name, tensor, facts: tensor
+    tokenizer: Callable[[Path, Mapping[str, Any]], str | None] = lambda folder, config: None
 
     def __post_init__(self) -> None:
         for name in ("architectures", "dropped", "transposed"):
@@ -224,7 +232,7 @@ def build(
     plan = blueprint(family.config(fields, facts))
     expected = plan.state_dict()
     found: dict[str, Tensor] = {}
-    copies: dict[str, Tensor] = {}
+    copies: list[tuple[str, Tensor]] = []
     faults: list[str] = []
     for name, tensor in tensors.items():
         try:
@@ -237,15 +245,20 @@ def build(
         for ours, part in parts:
             original = family.copies.get(ours)
             if ours not in expected and original is not None and original in expected:
-                copies[original] = part
+                copies.append((original, part))
             elif ours in found:
                 faults.append(f"{name} is given twice, with and without {family.optional_prefix!r}")
             else:
                 found[ours] = part
-    faults += [f"a copy of {name} differs from it" for name, t in copies.items() if not _equal(found.get(name), t)]
-    return filled(plan, found, where, faults)
+    for name, tensor in copies:
+        if not _equal(found.setdefault(name, tensor), tensor):
+            faults.append(f"a copy of {name} differs from it")
+    found |= {
+        name: torch.zeros(expected[name].shape) for name in family.zeros if name in expected.keys() - found.keys()
+    }
+    return filled(plan, {name: family.adapt(name, tensor, facts) for name, tensor in found.items()}, where, faults)
 
 
-def _equal(tensor: Tensor | None, copy: Tensor) -> bool:
+def _equal(tensor: Tensor, copy: Tensor) -> bool:
     """As float32: types of eight bits, refused later, compare with no other."""
-    return tensor is not None and tensor.shape == copy.shape and bool(torch.equal(tensor.float(), copy.float()))
+    return tensor.shape == copy.shape and bool(torch.equal(tensor.float(), copy.float()))

@@ -29,6 +29,7 @@ _CARD = "README.md"
 _FRONT_MATTER = re.compile(r"---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
 _STATED = re.compile(r"""^license:[ ]*(["']?)([A-Za-z0-9][A-Za-z0-9._+-]{0,99})\1[ ]*$""", re.MULTILINE)
 _PROBE = "a"
+_MOST_BEAMS = 64  # as in a bundle
 
 
 def is_huggingface(folder: Path) -> bool:
@@ -47,12 +48,14 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     """
     config = read_json(folder / CONFIG)
     family = family_of(config, str(folder / CONFIG), others)
-    facts = _facts(folder)
+    made = family.tokenizer(folder, config)
+    tokenizer = _tokenizer(folder, made)
+    facts = _facts(folder, config, tokenizer)
     files = weight_files(folder)
     tensors = _tensors(files)
     model = build(family, config, tensors, facts, str(folder))
     # The largest id counts, not how many there are: ids may have gaps.
-    vocabulary = 1 + max(_tokenizer(folder).get_vocab(with_added_tokens=True).values(), default=-1)
+    vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocabulary > model.config.vocab_size:
         raise CheckpointError(
             f"{folder / TOKENIZER} has ids up to {vocabulary - 1}, the network {model.config.vocab_size} tokens: it is "
@@ -65,7 +68,8 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         name=_name(folder),
         weight_files=files,
         max_context=longest,
-        beam_size=1,  # as transformers generate, where nothing else is asked
+        beam_size=_beams(folder, config),
+        made_tokenizer=made,
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
         notice=_notice(folder),
     )
@@ -107,25 +111,51 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
     return found
 
 
-def _facts(folder: Path) -> Facts:
-    prefix, suffix = _special_tokens(folder)
-    sentences, eos = read_sentences(folder), _optional(folder / GENERATION_CONFIG).get("eos_token_id")
+def _facts(folder: Path, config: dict[str, Any], tokenizer: Any) -> Facts:
+    prefix, suffix = _special_tokens(folder, tokenizer)
+    sentences, generation = read_sentences(folder), _optional(folder / GENERATION_CONFIG)
+    eos, suppressed = generation.get("eos_token_id"), _suppressed(folder, config, generation)
     if sentences is None:
-        return Facts(prefix=prefix, suffix=suffix, eos=eos)
+        return Facts(prefix=prefix, suffix=suffix, eos=eos, suppressed=suppressed)
     return Facts(
         prefix=prefix,
         suffix=suffix,
         eos=eos,
+        suppressed=suppressed,
         pooling=sentences.pooling,
         normalize=sentences.normalize,
         max_tokens=sentences.max_tokens,
     )
 
 
-def _tokenizer(folder: Path) -> Any:
+def _suppressed(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> tuple[int, ...]:
+    """Tokens that ``bad_words_ids`` forbid.
+
+    Raises:
+        CheckpointError: no list of lists of token ids, or a word of several.
+    """
+    words = generation.get("bad_words_ids", config.get("bad_words_ids"))
+    if words is None:
+        return ()
+    if not isinstance(words, list) or not all(isinstance(w, list) and len(w) == 1 and type(w[0]) is int for w in words):
+        raise CheckpointError(f"{folder}: bad_words_ids are {words!r}, expected lists of one token id each")
+    return tuple(word[0] for word in words)
+
+
+def _beams(folder: Path, config: dict[str, Any]) -> int:
+    """With how many beams the folder says to decode; 1, as transformers generate, where it says nothing."""
+    beams = _optional(folder / GENERATION_CONFIG).get("num_beams", config.get("num_beams"))
+    if beams is None:
+        return 1
+    if type(beams) is not int or not 1 <= beams <= _MOST_BEAMS:
+        raise CheckpointError(f"{folder}: num_beams is {beams!r}, expected an integer from 1 to {_MOST_BEAMS}")
+    return beams
+
+
+def _tokenizer(folder: Path, made: str | None) -> Any:
     file = folder / TOKENIZER
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        tokenizer = tokenizers.Tokenizer.from_str(made) if made else tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises the bare class
         raise CheckpointError(f"{file}: expected a tokenizer of the tokenizers library, got {error}") from error
     tokenizer.no_truncation()
@@ -133,13 +163,12 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _special_tokens(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _special_tokens(folder: Path, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the tokenizer puts before a text and after it; ``add_bos_token`` in its configuration goes before.
 
     Raises:
         CheckpointError: the configuration asks for something else before or after a text, or the text itself changes.
     """
-    tokenizer = _tokenizer(folder)
     bare, whole = (tokenizer.encode(_PROBE, add_special_tokens=special).ids for special in (False, True))
     place = next((i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare), None)
     if place is None:

@@ -114,7 +114,9 @@ class ModelSpec:
     head: Literal["vocabulary", "classes", "embedding"]
     mask_id: _Token | None
     class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
-    positions: Literal["sinusoidal", "learned", "rotary"] = field(default="sinusoidal", metadata=LATER)
+    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"] = field(
+        default="sinusoidal", metadata=LATER
+    )
     pooling: Literal["mean", "first"] | None = field(default=None, metadata=LATER)
     normalize: bool = field(default=False, metadata=LATER)
     adds_start: bool | None = field(default=None, metadata=LATER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,84 @@ def llama_folder(folder: Path, *, starts: bool = True, seed: int = 0, std: float
 def library_llama(folder: Path) -> Any:
     """The original library's own reading of a folder."""
     return transformers.LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def sentencepiece_model(lines: list[str], **options: Any) -> bytes:
+    """A small SentencePiece model of ``lines``."""
+    import sentencepiece
+
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=file,
+        **{"vocab_size": 120, "minloglevel": 2, "num_threads": 1, "hard_vocab_limit": False, **options},
+    )
+    return file.getvalue()
+
+
+SOURCE_LINES = ["A man is riding a bicycle.", "Two dogs play in the snow!", "The girl, in a red hat, on the street?"]
+TARGET_LINES = ["Ein Mann fährt Rad.", "Zwei Hunde spielen im Schnee – schön!", "Мужчина едет на велосипеде."]
+
+
+def marian_files(folder: Path, tags: tuple[str, ...] = (), size: int | None = None) -> dict[str, int]:
+    """What ``MarianTokenizer`` reads, as OPUS-MT makes it: two models and the pieces of both as one vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"source": SOURCE_LINES, "target": TARGET_LINES}
+    pieces: dict[str, None] = dict.fromkeys(["</s>", "<unk>"])
+    for name, lines in texts.items():
+        (folder / f"{name}.spm").write_bytes(sentencepiece_model(lines * 9))
+        model = sentencepiece_processor(folder / f"{name}.spm")
+        pieces |= dict.fromkeys(model.id_to_piece(i) for i in range(len(model)) if not model.is_control(i))
+    names = [*pieces, *tags]
+    if size is not None:
+        names = names[: size - 1]
+    vocabulary = {piece: i for i, piece in enumerate([*names, "<pad>"])}
+    write_json(folder / "vocab.json", vocabulary)
+    write_json(folder / "tokenizer_config.json", {"separate_vocabs": False, "source_lang": "en", "target_lang": "de"})
+    return vocabulary
+
+
+def sentencepiece_processor(file: Path) -> Any:
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(file))
+
+
+def marian_folder(folder: Path, *, seed: int = 0, std: float = 0.3, tags: tuple[str, ...] = (), **config: Any) -> Path:
+    """A folder of a ``MarianMTModel`` as OPUS-MT publishes it; ``config`` changes its ``MarianConfig``."""
+    vocabulary = marian_files(folder, tags)
+    pad = vocabulary["<pad>"]
+    fields = {
+        "vocab_size": len(vocabulary),
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 64,
+        "activation_function": "swish",
+        "scale_embedding": True,
+        "pad_token_id": pad,
+        "eos_token_id": 0,
+        "decoder_start_token_id": pad,
+        "forced_eos_token_id": None,
+        **config,
+    }
+    model = transformers.MarianMTModel(transformers.MarianConfig(**fields))
+    randomize(model, seed, std)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.final_logits_bias.normal_(generator=torch.Generator().manual_seed(seed))
+        for stack in (model.model.encoder, model.model.decoder):  # sinusoids, which randomize took for weights
+            stack.embed_positions.weight.copy_(stack.embed_positions.create_weight())
+            stack.embed_tokens.weight.copy_(model.model.shared.weight)  # one table, though nothing ties them
+    model.generation_config.bad_words_ids = [[pad]]
+    model.generation_config.num_beams = 3
+    model.save_pretrained(folder)
+    return folder
+
+
+def library_marian(folder: Path) -> Any:
+    """The original library's own reading of a folder."""
+    return transformers.MarianMTModel.from_pretrained(folder, attn_implementation="eager").eval()
