@@ -193,7 +193,7 @@ def filled(
         elif not bool(torch.isfinite(have.float()).all()):
             faults.append(f"{name} holds NaN or infinity, in float32")
     if faults:
-        raise CheckpointError(f"{where} does not fit its {CONFIG}: " + "; ".join(sorted(faults)))
+        raise CheckpointError(f"{where} does not fit its configuration: " + "; ".join(sorted(faults)))
     model = Transformer(plan.config)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return model

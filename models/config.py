@@ -221,8 +221,8 @@ class ModelConfig:
         _require(pools or self.pooling is None, f"pooling ({self.pooling!r}) belongs to the 'embedding' head only")
         _require(pools or not self.normalize, "normalize belongs to the 'embedding' head only")
         _require(
-            self.adds_start is None or pools or self.architecture == "decoder",
-            "adds_start belongs to the 'embedding' head and to a decoder alone",
+            self.adds_start is None or pools or self.decoder is not None,
+            "adds_start belongs to the 'embedding' head and to a model with a decoder",
         )
         if self.head == "classes":
             _require(self.decoder is None, "a 'classes' head needs an encoder-only model; this one has a decoder")

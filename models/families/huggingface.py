@@ -54,13 +54,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     files = weight_files(folder)
     tensors = _tensors(files)
     model = build(family, config, tensors, facts, str(folder))
-    # The largest id counts, not how many there are: ids may have gaps.
-    vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if vocabulary > model.config.vocab_size:
-        raise CheckpointError(
-            f"{folder / TOKENIZER} has ids up to {vocabulary - 1}, the network {model.config.vocab_size} tokens: it is "
-            "another one's"
-        )
+    check_tokenizer(folder, model.config.vocab_size, tokenizer)
     longest = min(model.config.max_positions, facts.max_tokens or model.config.max_positions)
     return Checkpoint(
         model=model.eval().requires_grad_(False),
@@ -71,8 +65,23 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         beam_size=_beams(folder, config),
         made_tokenizer=made,
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
-        notice=_notice(folder),
+        notice=notice_of(folder),
     )
+
+
+def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None) -> None:
+    """Refuse a ``tokenizer.json`` that is damaged, or another network's; or a ``tokenizer`` made of other files.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    # The largest id counts, not how many there are: ids may have gaps.
+    tokenizer = tokenizer or _tokenizer(folder)
+    vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if vocabulary > vocab_size:
+        raise CheckpointError(
+            f"{folder / TOKENIZER} has ids up to {vocabulary - 1}, the network {vocab_size} tokens: it is another one's"
+        )
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -152,7 +161,7 @@ def _beams(folder: Path, config: dict[str, Any]) -> int:
     return beams
 
 
-def _tokenizer(folder: Path, made: str | None) -> Any:
+def _tokenizer(folder: Path, made: str | None = None) -> Any:
     file = folder / TOKENIZER
     try:
         tokenizer = tokenizers.Tokenizer.from_str(made) if made else tokenizers.Tokenizer.from_file(str(file))
@@ -209,7 +218,8 @@ def _name(folder: Path) -> str:
     return plain_name(path.name)
 
 
-def _notice(folder: Path) -> str:
+def notice_of(folder: Path) -> str:
+    """The licence that a folder's files state; empty where none does."""
     files = (folder / name for name in LICENCES)
     texts = (file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())
     return next(texts, _stated_licence(folder))[:_LONGEST_NOTICE]

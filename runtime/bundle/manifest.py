@@ -128,8 +128,8 @@ class ModelSpec:
         pools = self.head == "embedding"
         if (self.pooling is not None) != pools or (self.normalize and not pools):
             yield f"a {self.head!r} head cannot have pooling {self.pooling!r}, normalize {self.normalize}"
-        if self.adds_start is not None and not (pools or self.encoder is None):
-            yield "adds_start belongs to the 'embedding' head and to a decoder alone"
+        if self.adds_start is not None and not (pools or self.decoder):
+            yield "adds_start belongs to the 'embedding' head and to a model with a decoder"
         if self.encoder is None and self.decoder is None:
             yield "a model needs an encoder, a decoder, or both"
         if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:

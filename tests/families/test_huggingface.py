@@ -169,7 +169,7 @@ def test_every_fault_of_the_tensors_is_in_one_message(folder: Path) -> None:
         tensors["bert.embeddings.LayerNorm.weight"] = torch.zeros(32)
 
     change_tensors(folder, damage)
-    with pytest.raises(CheckpointError, match=r"tiny-bert does not fit its config.json") as caught:
+    with pytest.raises(CheckpointError, match=r"tiny-bert does not fit its configuration") as caught:
         open_checkpoint(folder)
     for part in (
         "missing encoder.layers.1.feed_forward.outer.bias",
