@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .runtime.session import Session
 
 TARGETS = ("cpu", "openvino")
-PRECISIONS = ("fp32", "int8", "int8-fast")
+PRECISIONS = ("fp32", "int8", "int8-fast", "int4")
 _EXPORT_LIBRARIES = ("torch", "safetensors", "onnx", "onnxscript", "onnx_ir")
 
 
@@ -86,7 +86,7 @@ def _command(commands: Commands, name: str, function: Callable[[argparse.Namespa
 
 def _add_engine_options(parser: _Parser) -> None:
     parser.add_argument("--target", default="auto", help="cpu, openvino, openvino:GPU, openvino:NPU (default: auto)")
-    parser.add_argument("--precision", default="auto", help="fp32, int8 or int8-fast (default: auto)")
+    parser.add_argument("--precision", default="auto", help="fp32, int8, int8-fast or int4 (default: auto)")
     parser.add_argument("--threads", type=count, help="threads (default: what this machine allows)")
     _add_skip_hashes(parser)
 

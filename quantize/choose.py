@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -22,18 +23,22 @@ DECODER_ROWS = (1, 5, 32)  # greedy, the beams of a sentence, and a batch
 ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
 _REPEATS = 7
 _CALLS = 20
-_WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
+WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
+LARGE_WORKING_SET = 64 << 20  # of a network whose weights no cache holds, in float32 or int8: it waits for memory
 _MOST = 64  # matrices: of tiny ones thousands would fill that
 _GAIN = 0.9  # another kernel must take at most this share of the plain one's time: less is noise
 
 
-def measure(k: int, n: int, rows: int, kernels: Sequence[Kernel]) -> Mapping[Kernel, float]:
+def measure(
+    k: int, n: int, rows: int, kernels: Sequence[Kernel], working_set: int = WORKING_SET
+) -> Mapping[Kernel, float]:
     """Median seconds of each kernel for ``rows`` rows times a ``(K, N)`` matrix, on one thread.
 
-    As many different matrices follow one another as fill the working set of a model's step.
+    As many different matrices follow one another as fill the ``working_set`` (bytes) of a model's step.
     """
     rng = np.random.default_rng(0)
-    count = min(_MOST, -(-_WORKING_SET // (4 * k * n)))
+    count = min(_MOST, -(-working_set // (4 * k * n)))
+    calls_a_time = max(2, _CALLS * WORKING_SET // max(working_set, WORKING_SET))
     weights = [rng.standard_normal((n, k)).astype(np.float32) for _ in range(count)]
     x = np.random.default_rng(1).standard_normal((rows, k)).astype(np.float32)
     calls = {kernel: _bound(open_products(kernel, weights), x) for kernel in kernels}
@@ -41,9 +46,9 @@ def measure(k: int, n: int, rows: int, kernels: Sequence[Kernel]) -> Mapping[Ker
     for _ in range(_REPEATS):  # interleaved, so that what disturbs one disturbs all
         for kernel, call in calls.items():
             began = time.perf_counter()
-            for _ in range(_CALLS):
+            for _ in range(calls_a_time):
                 call()
-            times[kernel].append((time.perf_counter() - began) / _CALLS / len(weights))
+            times[kernel].append((time.perf_counter() - began) / calls_a_time / len(weights))
     return {kernel: median(values) for kernel, values in times.items()}
 
 
@@ -56,7 +61,11 @@ Inputs = Mapping[str, NDArray[np.float32]]
 
 
 def choose_kernels(
-    graphs: Mapping[str, ir.Model], scheme: Scheme, target: str, timer: Timer = measure, inputs: Inputs | None = None
+    graphs: Mapping[str, ir.Model],
+    scheme: Scheme,
+    target: str,
+    timer: Timer | None = None,
+    inputs: Inputs | None = None,
 ) -> dict[str, Kernel]:
     """Kernel by matrix name, the fastest of the scheme's for each shape; all graphs of a variant choose together.
 
@@ -66,6 +75,9 @@ def choose_kernels(
     later choice among tokens hides the rounding. On all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean
     cosine with those of float32 was 0.9973 with it and 0.9997 with ``int8-blocks``.
     """
+    if scheme.in_order:
+        return _in_order(graphs, scheme, target)
+    timer = timer or partial(measure, working_set=_working_set(graphs))
     kernels = [k for k in scheme.kernels[target] if k != "int8-rows" or not any(map(_pools, graphs.values()))]
     chosen: dict[str, Kernel] = {VOCABULARY: kernels[0]}
     measured: dict[tuple[int, int, bool, tuple[Kernel, ...]], Kernel] = {}
@@ -83,6 +95,26 @@ def choose_kernels(
     return chosen
 
 
+def _working_set(graphs: Mapping[str, ir.Model]) -> int:
+    """What a step of this network walks through, in one of two sizes."""
+    total = sum(weight.nbytes for model in graphs.values() for _, _, weight in matrices(model))
+    return LARGE_WORKING_SET if total > LARGE_WORKING_SET else WORKING_SET
+
+
+def _in_order(graphs: Mapping[str, ir.Model], scheme: Scheme, target: str) -> dict[str, Kernel]:
+    chosen: dict[str, Kernel] = {VOCABULARY: scheme.vocabulary[-1]}
+    for model in graphs.values():
+        for _, name, weight in matrices(model):
+            kernels = scheme.vocabulary if name == VOCABULARY else scheme.kernels[target]
+            chosen[name] = next(kernel for kernel in kernels if _divides(weight.shape[1], kernel))
+    return chosen
+
+
+def _divides(k: int, kernel: Kernel) -> bool:
+    """Whether ``kernel`` can carry a matrix of ``k`` inputs."""
+    return kernel not in ("int8-blocks", "int4-blocks") or k % BLOCK == 0
+
+
 def _pools(model: ir.Model) -> bool:
     return any(value.name == names.EMBEDDING for value in model.graph.outputs)
 
@@ -95,7 +127,7 @@ def _decodes(name: str) -> bool:
 
 def fastest(k: int, n: int, row_counts: Sequence[int], kernels: Sequence[Kernel], timer: Timer = measure) -> Kernel:
     """The kernel of least time for a ``(K, N)`` matrix, relative to the first and averaged over the row counts."""
-    usable = [kernel for kernel in kernels if kernel != "int8-blocks" or k % BLOCK == 0]
+    usable = [kernel for kernel in kernels if _divides(k, kernel)]
     relative = dict.fromkeys(usable, 0.0)
     for rows in row_counts:
         times = timer(k, n, rows, usable)

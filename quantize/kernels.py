@@ -5,6 +5,7 @@ float32          the weight as it is
 int8-weights     int8 weights, times their scales once at load (ONNX Runtime) or inside the kernel (OpenVINO)
 int8-rows        activations of each row scaled to uint8, ``MatMulInteger`` with int8 weights, scaled back
 int8-blocks      ``MatMulNBits``: 8-bit weights in blocks of 32, activations of each row and block as int8
+int4-blocks      ``MatMulNBits``: 4-bit weights in blocks of 32, a zero point each, activations as before
 int8-tensor      activations of the whole tensor on one scale: ``DynamicQuantizeLinear`` and ``MatMulInteger``
 ================ ==================================================================================================
 
@@ -21,6 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .emit import Emitter
+from .four_bits import four_bits
 from .schemes import Kernel
 from .tensors import BLOCK, blocked, per_channel
 
@@ -81,12 +83,33 @@ def _int8_blocks(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value
     )
 
 
+def _int4_blocks(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
+    quantized = four_bits(weight)
+    n, k = weight.shape
+    return e.node(
+        "MatMulNBits",
+        [
+            x,
+            e.constant(f"{name}.int4_blocks", quantized.values),
+            e.constant(f"{name}.int4_scale", quantized.scale),
+            e.constant(f"{name}.int4_zero_point", quantized.zero_point),
+        ],
+        domain="com.microsoft",
+        K=k,
+        N=n,
+        bits=4,
+        block_size=BLOCK,
+        accuracy_level=4,
+    )
+
+
 KERNELS: dict[Kernel, Callable[[Emitter, ir.Value, str, Weight], ir.Value]] = {
     "float32": _float32,
     "int8-weights": _int8_weights,
     "int8-rows": _int8_rows,
     "int8-blocks": _int8_blocks,
     "int8-tensor": _int8_tensor,
+    "int4-blocks": _int4_blocks,
 }
 
 
@@ -96,9 +119,18 @@ def embedding(e: Emitter, ids: ir.Value, name: str, weight: Weight, kernel: Kern
         quantized = blocked(weight)
         flat = e.constant(f"{name}.rows", quantized.values.reshape(weight.shape))
         scale = e.constant(f"{name}.block_scale", quantized.scale)
-        attributes = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
-        return e.node("GatherBlockQuantized", [flat, ids, scale], domain="com.microsoft", **attributes)
+        return _gather(e, [flat, ids, scale], 8)
+    if kernel == "int4-blocks":
+        four = four_bits(weight)
+        flat = e.constant(f"{name}.int4_rows", four.values.reshape(len(weight), -1))
+        scale = e.constant(f"{name}.int4_scale", four.scale)
+        return _gather(e, [flat, ids, scale, e.constant(f"{name}.int4_zero_point", four.zero_point)], 4)
     channels = per_channel(weight)
     values = e.node("Gather", [e.constant(f"{name}.int8", channels.values), ids], axis=0)
     scales = e.node("Gather", [e.constant(f"{name}.scale", channels.scale), ids], axis=0)
     return e.node("Mul", [e.node("Cast", [values], to=ir.DataType.FLOAT), scales])
+
+
+def _gather(e: Emitter, inputs: list[ir.Value], bits: int) -> ir.Value:
+    attributes = {"bits": bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+    return e.node("GatherBlockQuantized", inputs, domain="com.microsoft", **attributes)

@@ -5,6 +5,9 @@ activations that meet integer products per row. Its promise: at equal padded len
 batch agree to the bit; at other padding they stay within ``padding_bound``. ``int8-fast`` has one activation scale per
 tensor: a row's numbers depend on its batch mates and on padding, without a bound. Which kernel carries a matrix is
 chosen by measurement (:mod:`.choose`) among those of its row here.
+
+``int4`` quantizes weights to 16 levels a block of 32, and their products' activations as ``int8-blocks`` does. The
+output projection, and the embedding that it may share, keep 8 bits: of SmolLM2-135M they are a fifth of the weights.
 """
 
 from __future__ import annotations
@@ -14,15 +17,21 @@ from typing import Literal
 
 from ..errors import TargetError
 
-Kernel = Literal["float32", "int8-weights", "int8-rows", "int8-blocks", "int8-tensor"]
+Kernel = Literal["float32", "int8-weights", "int8-rows", "int8-blocks", "int8-tensor", "int4-blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """A precision: which kernels may carry a matrix, by target."""
+    """A precision: which kernels may carry a matrix, by target.
+
+    ``vocabulary``: which may carry the output projection, where these are others. ``in_order``: not the fastest of them
+    is taken, but the first whose blocks a matrix divides into.
+    """
 
     name: str
     kernels: dict[str, tuple[Kernel, ...]]
+    vocabulary: tuple[Kernel, ...] = ()
+    in_order: bool = False
     padding_bound: float | None
     """Most that a log-probability among a step's ten best moves (nats) when a row is padded to another length; at equal
     length it does not move at all. ``None``: a row depends on its batch mates. Measured on the translator, along
@@ -40,6 +49,13 @@ SCHEMES: dict[str, Scheme] = {
         padding_bound=0.2,
     ),
     "int8-fast": Scheme(name="int8-fast", kernels={"cpu": ("int8-weights", "int8-tensor")}, padding_bound=None),
+    "int4": Scheme(
+        name="int4",
+        kernels={"cpu": ("int4-blocks", "int8-weights")},
+        vocabulary=("int8-blocks", "int8-weights"),
+        in_order=True,
+        padding_bound=0.2,
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from .tokenizer import Tokenizer
 EMBEDDED = Path(__file__).parent / "embedded" / "translate-en-de"
 """The bundle inside the package."""
 TARGETS = ("cpu", "cuda", "openvino", "openvino:GPU", "openvino:NPU", "qnn")
-PRECISIONS = ("fp32", "int8", "int8-fast")
+PRECISIONS = ("fp32", "int8", "int8-fast", "int4")
 
 
 def load(
@@ -80,7 +80,7 @@ def choose(manifest: Manifest, target: str, precision: str) -> tuple[str, Varian
     fitting: dict[str, Variant] = {
         variant.precision: variant for variant in manifest.variants if variant.target == wanted
     }
-    order = ("int8", "fp32", "int8-fast") if precision == "auto" else (precision,)
+    order = ("int8", "fp32", "int4", "int8-fast") if precision == "auto" else (precision,)
     for name in order:
         if name in fitting:
             return device, fitting[name]

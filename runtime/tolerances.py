@@ -87,6 +87,16 @@ TOLERANCES: Mapping[str, Tolerance] = {
         vector=0.4,
         vector_rms=0.2,
     ),
+    "int4": Tolerance(
+        logit=1.5,
+        logit_rms=0.2,
+        log_prob=1.2,
+        fold=20.0,
+        margin=1.0,
+        agreement=0.9,
+        vector=0.8,
+        vector_rms=0.4,
+    ),
 }
 
 AGREEMENT_FEWEST = 100

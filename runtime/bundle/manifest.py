@@ -44,7 +44,7 @@ MAX_FILE_BYTES = 1 << 40
 
 Task = Literal["translate", "generate", "fill_mask", "classify", "embed"]
 Target = Literal["cpu", "openvino"]
-Precision = Literal["fp32", "int8", "int8-fast"]
+Precision = Literal["fp32", "int8", "int8-fast", "int4"]
 Layout = Literal["shared-buffer", "stateful", "none"]
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
 

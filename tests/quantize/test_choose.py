@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgewise.quantize.choose import DECODER_ROWS, ENCODER_ROWS, choose_kernels, fastest, measure
+from edgewise.quantize.choose import (
+    DECODER_ROWS,
+    ENCODER_ROWS,
+    LARGE_WORKING_SET,
+    WORKING_SET,
+    choose_kernels,
+    fastest,
+    measure,
+)
 from edgewise.quantize.schemes import SCHEMES, Kernel
 
 ALL: tuple[Kernel, ...] = ("int8-weights", "int8-rows", "int8-blocks")
@@ -73,7 +82,42 @@ def test_one_kernel_needs_no_clock(portable: dict[str, ir.Model]) -> None:
     assert not clock.asked
 
 
+@pytest.mark.slow
+def test_four_bits_are_not_measured_and_the_vocabulary_keeps_eight(portable: dict[str, ir.Model]) -> None:
+    clock = Clock()
+    chosen = choose_kernels(portable, SCHEMES["int4"], "cpu", clock)
+    assert chosen.pop("vocabulary") == "int8-blocks"
+    assert set(chosen.values()) == {"int4-blocks"}
+    assert not clock.asked
+
+
+def test_what_blocks_do_not_divide_keeps_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = {"narrow": 48, "wide": 64, "vocabulary": 48}
+    found = [(None, name, np.zeros((8, width))) for name, width in widths.items()]
+    monkeypatch.setattr("edgewise.quantize.choose.matrices", lambda model: found)
+    model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
+    chosen = choose_kernels({"decoder": model}, SCHEMES["int4"], "cpu")
+    assert chosen == {"narrow": "int8-weights", "wide": "int4-blocks", "vocabulary": "int8-weights"}
+
+
+@pytest.mark.parametrize(("width", "expected"), [(64, WORKING_SET), (4200, LARGE_WORKING_SET)])
+def test_what_no_cache_holds_is_measured_so(width: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(None, "vocabulary", np.zeros((width, width), np.float32))]
+    asked: list[int] = []
+
+    def clock(k: int, n: int, rows: int, kernels: Sequence[Kernel], working_set: int) -> Mapping[Kernel, float]:
+        asked.append(working_set)
+        return dict.fromkeys(kernels, 1.0)
+
+    monkeypatch.setattr("edgewise.quantize.choose.matrices", lambda model: found)
+    monkeypatch.setattr("edgewise.quantize.choose.measure", clock)
+    model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
+    choose_kernels({"decoder": model}, SCHEMES["int8"], "cpu")
+    assert set(asked) == {expected}
+
+
 def test_the_real_clock_ticks() -> None:
-    times = measure(32, 8, 2, ALL)
-    assert set(times) == set(ALL)
-    assert all(0 < seconds < 1 for seconds in times.values())
+    for working_set in (1 << 10, 1 << 16):
+        times = measure(32, 8, 2, ALL, working_set)
+        assert set(times) == set(ALL)
+        assert all(0 < seconds < 1 for seconds in times.values())

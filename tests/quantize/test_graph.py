@@ -79,7 +79,7 @@ def test_near_the_float_network(kernel: Kernel, portable: Portable) -> None:
     for got, want in zip(actual, _encode(portable["encoder"]), strict=True):
         real = np.broadcast_to((IDS != 0)[:, None, :, None], want.shape)
         error = np.sqrt(np.mean((got - want)[real] ** 2) / np.mean(want[real] ** 2))
-        assert 0 < error < 0.03
+        assert 0 < error < (0.2 if kernel == "int4-blocks" else 0.03)
 
 
 @pytest.mark.parametrize("kernel", get_args(Kernel)[1:])
@@ -89,7 +89,10 @@ def test_one_store_for_embedding_and_projection(kernel: Kernel, portable: Portab
     assert "embedding.weight" not in graph.initializers
     stored = [value.const_value for value in graph.initializers.values() if (value.name or "").startswith("embedding.")]
     sizes = {tensor.tobytes(): tensor.nbytes for tensor in stored if tensor is not None}
-    assert sum(sizes.values()) == 40 * 32 + 40 * 4  # a byte a weight, and as many scales as rows, for one block a row
+    if kernel == "int4-blocks":
+        assert sum(sizes.values()) == 40 * 16 + 40 * 4 + 40  # half a byte a weight, and a zero point for every block
+    else:
+        assert sum(sizes.values()) == 40 * 32 + 40 * 4  # a byte a weight, and a scale a row: there is one block in each
 
 
 def test_nodes_keep_the_names_that_passes_look_for(portable: Portable) -> None:
@@ -122,7 +125,7 @@ def test_a_matrix_without_a_kernel(portable: Portable) -> None:
         quantize_graph(portable["encoder"], chosen)
 
 
-@pytest.mark.parametrize("kernel", ["int8-weights", "int8-rows", "int8-blocks", "int8-tensor"])
+@pytest.mark.parametrize("kernel", get_args(Kernel)[1:])
 @pytest.mark.parametrize(("tied", "biased"), [(True, False), (False, True), (False, False)], ids=str)
 def test_no_matrix_stays_behind_whatever_the_output_projection(tied: bool, biased: bool, kernel: Kernel) -> None:
     """Without a bias the output projection is an output of the graph; untied it shares nothing with the embedding."""

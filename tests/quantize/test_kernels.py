@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewise.quantize.emit import Emitter
+from edgewise.quantize.four_bits import four_bits
 from edgewise.quantize.kernels import KERNELS, embedding
 from edgewise.quantize.products import open_products
 from edgewise.quantize.schemes import Kernel
 from edgewise.quantize.tensors import BLOCK, blocked, per_channel
 
 Floats = NDArray[np.float32]
-QUANTIZED: tuple[Kernel, ...] = ("int8-weights", "int8-rows", "int8-blocks", "int8-tensor")
+QUANTIZED: tuple[Kernel, ...] = ("int8-weights", "int8-rows", "int8-blocks", "int8-tensor", "int4-blocks")
 N, K = 24, 64
 
 
@@ -68,6 +69,22 @@ def _by_blocks(x: Floats, weight: Floats) -> Floats:
     return (sums * step[:, None, :, 0].astype(np.float64) * scale[None]).sum(axis=2)  # type: ignore[no-any-return]
 
 
+def _four_bits(weight: Floats) -> Floats:
+    """What the integers of four bits stand for, unpacked here by the definition of ``MatMulNBits``."""
+    packed = four_bits(weight)
+    values = np.stack([packed.values & 15, packed.values >> 4], axis=-1).reshape(len(weight), -1, BLOCK)
+    zeros = np.stack([packed.zero_point & 15, packed.zero_point >> 4], axis=-1).reshape(len(weight), -1)
+    steps = values.astype(np.float32) - zeros[:, : values.shape[1], None]
+    return (steps * packed.scale[:, :, None]).reshape(weight.shape)  # type: ignore[no-any-return]
+
+
+def _by_four_bits(x: Floats, weight: Floats) -> Floats:
+    cut = x.reshape(len(x), -1, BLOCK)
+    step = np.abs(cut).max(axis=2, keepdims=True) / np.float32(127)
+    levels = (np.rint(cut / step) * step).reshape(x.shape)
+    return levels.astype(np.float64) @ _four_bits(weight).T.astype(np.float64)  # type: ignore[no-any-return]
+
+
 def _by_tensor(x: Floats, weight: Floats) -> Floats:
     """ONNX, DynamicQuantizeLinear: 0 to 255 over the range of ``x`` and 0."""
     values, scale = per_channel(weight)
@@ -78,7 +95,13 @@ def _by_tensor(x: Floats, weight: Floats) -> Floats:
     return (levels.astype(np.int64) @ values.T.astype(np.int64)) * scale.T.astype(np.float64) * step  # type: ignore[no-any-return]
 
 
-BY_HAND = {"int8-weights": _by_weights, "int8-rows": _by_rows, "int8-blocks": _by_blocks, "int8-tensor": _by_tensor}
+BY_HAND = {
+    "int8-weights": _by_weights,
+    "int8-rows": _by_rows,
+    "int8-blocks": _by_blocks,
+    "int8-tensor": _by_tensor,
+    "int4-blocks": _by_four_bits,
+}
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
@@ -96,7 +119,7 @@ def _half_steps(kernel: Kernel, x: Floats) -> Floats:
         return np.zeros_like(x)
     if kernel == "int8-rows":
         return np.broadcast_to(np.abs(x).max(axis=1, keepdims=True) / 254, x.shape)
-    if kernel == "int8-blocks":
+    if kernel in ("int8-blocks", "int4-blocks"):
         blocks = np.abs(x.reshape(len(x), -1, BLOCK)).max(axis=2)
         return blocks.repeat(BLOCK, axis=1) / 254
     return np.full_like(x, (max(x.max(), 0) - min(x.min(), 0)) / 255)  # its offset is rounded as well
@@ -108,6 +131,8 @@ def test_near_the_float_product(kernel: Kernel) -> None:
     x, weight = _rows(9), _weight()
     if kernel == "int8-blocks":
         dw = blocked(weight).scale.repeat(BLOCK, axis=1) / 2
+    elif kernel == "int4-blocks":
+        dw = np.abs(_four_bits(weight) - weight)
     else:
         dw = np.broadcast_to(per_channel(weight).scale / 2, weight.shape)
     dx = _half_steps(kernel, x)
@@ -157,7 +182,7 @@ def _opened(given: ir.Value, emit: Callable[[Emitter], ir.Value]) -> onnxruntime
 # --- a row and its batch ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", ["int8-rows", "int8-blocks"])
+@pytest.mark.parametrize("kernel", ["int8-rows", "int8-blocks", "int4-blocks"])
 def test_a_row_of_integers_does_not_depend_on_its_batch(kernel: Kernel) -> None:
     x, session = _rows(9), open_products(kernel, [_weight()])
     (together,) = session.run(None, {"x": x})
@@ -172,7 +197,7 @@ def test_on_one_scale_it_does() -> None:
     assert np.abs(alone - together).max() > 1e-3 * np.abs(alone).max()
 
 
-@pytest.mark.parametrize("kernel", ["int8-weights", "int8-rows", "int8-blocks"])
+@pytest.mark.parametrize("kernel", ["int8-weights", "int8-rows", "int8-blocks", "int4-blocks"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_row_that_is_no_number_stays_so(kernel: Kernel, value: float) -> None:
     x = _rows(3)
@@ -196,5 +221,5 @@ def test_an_embedding_reads_the_integers_of_the_projection(kernel: Kernel) -> No
         values, scale = blocked(weight)
         table = ((values.astype(np.float32) - 128) * scale[:, :, None]).reshape(N, K)
     else:
-        table = _dequantized(weight)
+        table = _four_bits(weight) if kernel == "int4-blocks" else _dequantized(weight)
     np.testing.assert_array_equal(rows, table[[[3, 0], [N - 1, 7]]])

@@ -17,6 +17,7 @@ def test_every_precision_of_the_runtime_and_no_other() -> None:
 
 def test_every_kernel_exists() -> None:
     used = {kernel for scheme in SCHEMES.values() for kernels in scheme.kernels.values() for kernel in kernels}
+    used |= {kernel for scheme in SCHEMES.values() for kernel in scheme.vocabulary}
     assert used == set(KERNELS)
 
 
@@ -27,7 +28,7 @@ def test_only_what_has_a_scale_per_tensor_depends_on_the_batch() -> None:
 
 
 def test_a_precision_that_is_unknown() -> None:
-    with pytest.raises(TargetError, match="precision 'int3' is unknown: choose one of fp32, int8, int8-fast"):
+    with pytest.raises(TargetError, match="precision 'int3' is unknown: choose one of fp32, int8, int8-fast, int4"):
         scheme_of("int3", "cpu")
 
 

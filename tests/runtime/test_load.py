@@ -90,7 +90,7 @@ def test_auto_takes_what_is_there(variants: tuple[str, ...], chosen: str) -> Non
         ("gpu", "auto", "target 'gpu' is unknown, expected auto, cpu, cuda, openvino, openvino:GPU, openvino:NPU, qnn"),
         ("", "auto", "target '' is unknown"),
         ("openvino:CPU", "auto", "target 'openvino:CPU' is unknown"),
-        ("cpu", "int4", "precision 'int4' is unknown, expected auto, fp32, int8, int8-fast"),
+        ("cpu", "int3", "precision 'int3' is unknown, expected auto, fp32, int8, int8-fast, int4"),
         ("cuda", "auto", "no variant for target cuda at precision auto; it has cpu-fp32, .*openvino-int8: choose"),
         ("qnn", "int8", "no variant for target qnn at precision int8; it has cpu-fp32"),
         ("openvino", "int8-fast", "no variant for target openvino at precision int8-fast; it has cpu-fp32"),

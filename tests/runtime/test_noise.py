@@ -43,7 +43,7 @@ def test_products_are_the_linear_layers_and_the_output_projection() -> None:
         assert products(ModelSpec.from_json(config.to_json())) == len(layers) + 1
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-fast"])
+@pytest.mark.parametrize("precision", ["int8", "int8-fast", "int4"])
 def test_of_a_deep_network_the_bounds_are_wider_but_what_counts_in_shares(precision: str) -> None:
     found, as_they_stand = tolerance_of(precision, spec(30)), TOLERANCES[precision]
     for name in GROWING:

@@ -15,7 +15,7 @@ from edgewise.models import decode
 from edgewise.models.open import open_checkpoint
 from edgewise.pipeline import export_bundle
 
-from ...bundles import record_few_cases, rows_where_possible
+from ...bundles import Damaged, record_few_cases, rows_where_possible
 from .written import library_llama, write_llama
 
 pytestmark = pytest.mark.slow
@@ -96,6 +96,34 @@ def test_the_reference_is_replayed(tokenizer: str, variant: str, bundle: Bundle)
     with edgewise.load(bundle(tokenizer, precision), target, precision, 1) as session:
         report = session.verify()
     assert report.ok, report.table()
+
+
+@pytest.fixture(scope="module")
+def four_bits(calm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of ``calm``, in float32 and in four bits."""
+    out = tmp_path_factory.mktemp("int4") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
+        export_bundle(calm("smollm"), out, ("cpu",), ("fp32", "int4"), None, 0.3, lambda *_: None)
+    return out
+
+
+def test_four_bits_replay_the_reference_and_are_the_smaller(four_bits: Path) -> None:
+    with edgewise.load(four_bits, "cpu", "int4", 1) as session:
+        carried = {choice.matrix: choice.kernel for choice in session.variant.kernels}
+        report = session.verify()
+    assert report.ok, report.table()
+    assert report.logit_rms > 1e-4, "as near as float32: nothing was rounded"
+    assert carried.pop("vocabulary") == "int8-blocks"
+    assert set(carried.values()) == {"int4-blocks"}
+
+
+def test_damaged_weights_of_four_bits_are_found(four_bits: Path, tmp_path: Path) -> None:
+    damaged = Damaged(four_bits, tmp_path / "damaged")
+    name = next(n for n in sorted(damaged.places("cpu-int4")) if "int4_scale" in n)
+    damaged.put("cpu-int4", name, damaged.tensor("cpu-int4", name) * -4)
+    with edgewise.load(damaged.path, "cpu", "int4", 1) as session:
+        assert not session.verify().ok
 
 
 def test_command_line(file: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
