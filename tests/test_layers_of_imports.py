@@ -58,7 +58,16 @@ CHAT = "runtime.chat_sandbox"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
 BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"} | {
     f"benchmarks.peers.{name}"
-    for name in ("check", "llama_folder", "marian", "prepare", "prepare_text", "prepare_vectors", "random_network")
+    for name in (
+        "check",
+        "llama_folder",
+        "marian",
+        "prepare",
+        "prepare_text",
+        "prepare_vectors",
+        "random_network",
+        "roofline",
+    )
 }
 
 

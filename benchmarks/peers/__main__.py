@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import EdgewiseError
-from .chart import draw
+from .chart import draw, draw_floors
 from .check import check
 from .places import Places
 from .prepare import Preparation
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("report", help="print the tables of a run again, and draw its chart")
     one.add_argument("results", type=Path, help="what `run` wrote")
     one.add_argument("--chart", type=Path, help="draw the ratios there, .svg or .png")
+    one.add_argument("--roofline", type=Path, help="draw the distances to the roofline there")
     one.set_defaults(command=_report)
     return parser
 
@@ -97,6 +98,8 @@ def _report(arguments: argparse.Namespace) -> None:
     print(tables(found))
     if arguments.chart:
         draw(found, arguments.chart)
+    if arguments.roofline:
+        draw_floors(found, arguments.roofline)
 
 
 def _say(what: str) -> None:

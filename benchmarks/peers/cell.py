@@ -137,10 +137,8 @@ Ask: TypeAlias = Callable[[Request], Rows]
 
 def cut(sources: Tokens, order: Order) -> list[Request]:
     """Requests of at most ``order.batch`` sources of similar length, the shortest first."""
-    by_length = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     requests = []
-    for begin in range(0, len(by_length), order.batch):
-        places = by_length[begin : begin + order.batch]
+    for places in requests_of(sources, order.batch):
         longest = len(sources[places[-1]])
         requests.append(
             Request(
@@ -150,6 +148,12 @@ def cut(sources: Tokens, order: Order) -> list[Request]:
             )
         )
     return requests
+
+
+def requests_of(sources: Tokens, batch: int) -> list[list[int]]:
+    """Places of sources that go together, ``batch`` at most, of similar length, the shortest first."""
+    by_length = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    return [by_length[begin : begin + batch] for begin in range(0, len(by_length), batch)]
 
 
 def measure(order: Order, start: float | None = None) -> Answer:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...errors import MissingExtraError
+from ...errors import InputError, MissingExtraError
+from .report import floor_of
 from .results import Measured, Setting
 from .systems import OURS
 
@@ -18,6 +20,23 @@ def draw(found: dict[str, Any], file: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    panels = _panels(found)
+    label = f"time relative to {OURS}; left of the line is faster, whiskers: single rounds"
+    _draw(panels, _bars, label, file)
+
+
+def draw_floors(found: dict[str, Any], file: Path) -> None:
+    """Write ``file``, an SVG or PNG by its name: times relative to the least that this machine needs.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    _draw(_floor_panels(found), _floor_bars, "time relative to the roofline of a system's own weights", file)
+
+
+def _draw(
+    panels: list[tuple[str, list[Any]]], bars: Callable[[Any, str, list[Any]], None], label: str, file: Path
+) -> None:
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -25,15 +44,16 @@ def draw(found: dict[str, Any], file: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    panels = _panels(found)
+    if not panels:
+        raise InputError("there is nothing to draw: the run has no cell of edgewise, or was stopped before its end")
     height = 1.0 + sum(0.5 + 0.25 * len(rows) for _, rows in panels)
     heights = [1 + len(rows) for _, rows in panels]
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(8, height), squeeze=False, sharex=True, height_ratios=heights, layout="constrained"
     )
     for axis, (title, rows) in zip(axes[:, 0], panels, strict=True):
-        _bars(axis, title, rows)
-    axes[-1, 0].set_xlabel(f"time relative to {OURS}; left of the line is faster, whiskers: single rounds")
+        bars(axis, title, rows)
+    axes[-1, 0].set_xlabel(label)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)
 
@@ -58,8 +78,6 @@ def _title(setting: Setting) -> str:
 
 def _bars(axis: Any, title: str, rows: list[tuple[Measured, Measured]]) -> None:
     """Bars that begin at edgewise's time: on a logarithmic axis there is no zero to begin at."""
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
-
     values = [measured.ratio(ours) for measured, ours in rows]
     spans = [(*measured.ratios(ours), value) for (measured, ours), value in zip(rows, values, strict=True)]
     errors = [
@@ -74,11 +92,35 @@ def _bars(axis: Any, title: str, rows: list[tuple[Measured, Measured]]) -> None:
         names, [value - 1.0 for value in values], left=1.0, xerr=errors, color=colours, ecolor="#777777", capsize=2
     )
     axis.axvline(1.0, color=EDGEWISE, linewidth=1.0)
+    _logarithmic(axis, [0.1, 0.2, 0.5, 1, 2, 5, 10, 20])
+    axis.set_title(title, loc="left", fontsize=9)
+
+
+def _floor_panels(found: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+    """Title and rows of every setting whose floor is known; each row a system and its distance, the farthest first."""
+    panels: dict[str, list[tuple[Measured, float]]] = {}
+    for measured in (part for data in found["results"] for part in Measured.from_json(data).parts()):
+        floor = floor_of(found, measured) if any(answer.seconds for answer in measured.answers) else None
+        if floor:
+            panels.setdefault(_title(measured.cell.setting), []).append((measured, measured.seconds / floor))
+    return [(title, sorted(rows, key=lambda row: -row[1])) for title, rows in panels.items()]
+
+
+def _floor_bars(axis: Any, title: str, rows: list[tuple[Measured, float]]) -> None:
+    names = [f"{measured.cell.system}{'' if measured.counts else ' *'}  {value:.1f}" for measured, value in rows]
+    colours = [EDGEWISE if measured.cell.system.startswith("edgewise") else SLOWER for measured, _ in rows]
+    axis.barh(names, [value - 1.0 for _, value in rows], left=1.0, color=colours)
+    _logarithmic(axis, [1, 2, 5, 10, 20, 50])
+    axis.set_title(title, loc="left", fontsize=9)
+
+
+def _logarithmic(axis: Any, ticks: list[float]) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20]))
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_title(title, loc="left", fontsize=9)
 
 
 def _colour(measured: Measured, ours: Measured) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 SOURCES, REFERENCE, TEST_SET = "sources.json", "reference.json", "test_2016_flickr"
+NETWORK = "network.json"
+"""The configuration of the network, by which its weights are counted."""
 SPECIAL_IDS = "special_ids.json"
 """Of workloads whose checkpoints are others' files, where each says it in its own way."""
 TASK = "text2text-generation-with-past"
@@ -57,6 +59,7 @@ class Preparation:
         """
         if self.workload is S1:
             self._once("checkpoint", lambda folder: write_random_checkpoint(folder, marian_base()))
+        self._once(NETWORK, self._write_network)
         self._once(SOURCES, lambda file: file.write_text(json.dumps(self._sources())))
         self._once(REFERENCE, lambda file: file.write_text(json.dumps(self._reference())))
         self._once("edgewise", self._edgewise)
@@ -84,6 +87,9 @@ class Preparation:
         from ...models.checkpoint import load_checkpoint
 
         return load_checkpoint(self.places.checkpoint(self.workload.name))
+
+    def _write_network(self, file: Path) -> None:
+        file.write_text(json.dumps(self.checkpoint.model.config.to_json()))
 
     def _sources(self) -> Tokens:
         """Token ids of every source, the end token last."""

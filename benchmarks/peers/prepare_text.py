@@ -18,7 +18,7 @@ from ...errors import EdgewiseError, InputError
 from ...runtime.tokenizer import Tokenizer
 from .cell import Tokens
 from .places import Places
-from .prepare import REFERENCE, SOURCES, SPECIAL_IDS, Preparation
+from .prepare import NETWORK, REFERENCE, SOURCES, SPECIAL_IDS, Preparation
 from .workloads import PROMPT_TOKENS
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class TextPreparation(Preparation):
 
         A format that cannot be made is told, and its systems go without.
         """
+        self._once(NETWORK, self._write_network)
         self._once("llama", self._llama)
         self._once(SPECIAL_IDS, lambda file: file.write_text(json.dumps({"end": self.checkpoint.model.config.end_id})))
         self._once(SOURCES, lambda file: file.write_text(json.dumps(self._prompts())))

@@ -20,7 +20,7 @@ from ...runtime.inputs import prepare_source
 from ...runtime.load import load
 from .cell import Tokens
 from .places import Places
-from .prepare import SPECIAL_IDS, Preparation
+from .prepare import NETWORK, SPECIAL_IDS, Preparation
 
 if TYPE_CHECKING:
     from ...models.checkpoint import Checkpoint
@@ -37,6 +37,7 @@ class VectorPreparation(Preparation):
 
     def run(self) -> None:
         """Make what is missing; errors as in :meth:`Preparation.run`."""
+        self._once(NETWORK, self._write_network)
         self._once("edgewise", self._edgewise)
         self._once(SPECIAL_IDS, lambda file: file.write_text(json.dumps({"pad": self.manifest.model.pad_id})))
         for batch in self.workload.batches:

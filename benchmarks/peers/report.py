@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .catalogue import systems_of
+from .floors import Ceilings, Work
 from .results import Measured, Setting
 from .systems import OURS
-from .workloads import S1, WORKLOADS
+from .workloads import WORKLOADS
 
-_FRONT = ("system", "speed", "x edgewise", "rounds", "tokens/s", "cores")
+_FRONT = ("system", "speed", "x edgewise", "rounds", "x floor", "tokens/s", "cores")
 _BACK = ("import", "load", "first", "cold s", "MB", "model MB")
 _FORMATS = {"agree": "{:.1%}", "BLEU": "{:.2f}", "perplexity": "{:.2f}", "cosine": "{:.5f}", "Spearman": "{:.4f}"}
 GOAL = 1.2
@@ -24,7 +26,7 @@ def tables(found: dict[str, Any]) -> str:
     blocks = [_machine(found)]
     for setting in settings:
         own = [measured for measured in results if measured.cell.setting == setting]
-        blocks.append("\n".join([_title(setting), *_table(own), *_roofline(found, setting, own)]))
+        blocks.append("\n".join([_title(setting), *_table(found, own), *_roofline(found, setting)]))
     return "\n\n".join([*blocks, *_notes(found)])
 
 
@@ -42,12 +44,12 @@ def _title(setting: Setting) -> str:
     return f"{workload.name.upper()}, {workload.title}\n{threads}, batch {setting.batch}, {search}; speed: {unit}"
 
 
-def _table(results: Sequence[Measured]) -> Iterator[str]:
+def _table(found: dict[str, Any], results: Sequence[Measured]) -> Iterator[str]:
     """Aligned columns, then the failures."""
     ours = next((m for m in results if m.cell.system == OURS and _timed(m)), None)
     measured = sorted((m for m in results if _timed(m)), key=lambda m: m.seconds)
     names = WORKLOADS[results[0].cell.setting.workload].quality
-    lines = [[*_FRONT, *names, *_BACK], *(_cells(m, ours, names) for m in measured)]
+    lines = [[*_FRONT, *names, *_BACK], *(_cells(m, ours, names, floor_of(found, m)) for m in measured)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
@@ -76,13 +78,14 @@ def _timed(measured: Measured) -> bool:
     return any(answer.seconds for answer in measured.answers)
 
 
-def _cells(measured: Measured, ours: Measured | None, names: Sequence[str]) -> list[str]:
+def _cells(measured: Measured, ours: Measured | None, names: Sequence[str], floor: float | None) -> list[str]:
     ratios = measured.ratios(ours) if ours else []
     return [
         measured.cell.system + ("" if measured.counts else " *"),
         f"{measured.speed:.{1 if measured.speed >= 10 else 2}f}",
         f"{measured.ratio(ours):.2f}" if ours else "-",
         f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "-",
+        f"{measured.seconds / floor:.1f}" if floor else "-",
         f"{measured.tokens_per_second:.0f}",
         f"{measured.cores:.2f}",
         *(_FORMATS[name].format(measured.quality[name]) if name in measured.quality else "-" for name in names),
@@ -95,18 +98,31 @@ def _cells(measured: Measured, ours: Measured | None, names: Sequence[str]) -> l
     ]
 
 
-def _roofline(found: dict[str, Any], setting: Setting, results: Sequence[Measured]) -> Iterator[str]:
-    """How much of our step is spent on what no step can do without."""
-    ours = next((m for m in results if m.cell.system == OURS and _timed(m)), None)
-    for line in found["roofline"]:
-        if Setting(**line["setting"]) == setting and ours and S1.exact_tokens:
-            read, rate = line["weight_bytes"] + line["cache_bytes"], line["bytes_per_second"]
-            step = ours.seconds / S1.exact_tokens
-            yield (
-                f"roofline: a step reads {line['weight_bytes'] / 1e6:.1f} MB of int8 weights and "
-                f"{line['cache_bytes'] / 1e6:.1f} MB of caches, at {rate / 1e9:.1f} GB/s {1e3 * read / rate:.2f} ms: "
-                f"{read / rate / step:.0%} of the {1e3 * step:.2f} ms that {OURS} takes, source encoding included"
-            )
+def floor_of(found: dict[str, Any], measured: Measured) -> float | None:
+    """The least seconds of a pass of this cell, at the bits of its own weights; ``None`` where nothing was counted."""
+    setting = measured.cell.setting
+    known = [one for one in found.get("ceilings", []) if one["threads"] == setting.threads]
+    counted = [one for one in found.get("floors", []) if Setting(**one["setting"]) == setting]
+    if not known or not counted:
+        return None
+    work = [Work(**step) for step in counted[0]["work"]]
+    bits = systems_of(setting.workload)[measured.cell.system].bits
+    return Ceilings(**known[0]).seconds(work, bits) * measured.answers[0].sentences / setting.batch
+
+
+def _roofline(found: dict[str, Any], setting: Setting) -> Iterator[str]:
+    """What an int8 request must read and multiply, and how fast that goes here."""
+    known = [Ceilings(**one) for one in found.get("ceilings", []) if one["threads"] == setting.threads]
+    for one in found.get("floors", []):
+        if Setting(**one["setting"]) == setting and known:
+            for step in (Work(**step) for step in one["work"]):
+                size = step.weights + step.cache
+                yield (
+                    f"roofline of int8: {step.times:g} x ({step.weights / 1e6:.1f} MB of weights and "
+                    f"{step.cache / 1e6:.1f} MB of caches at {known[0].rate(size) / 1e9:.1f} GB/s, from memory "
+                    f"{known[0].rate(1e12) / 1e9:.1f} GB/s; {step.products / 1e9:.2f} G products at "
+                    f"{known[0].int8 / 1e9:.0f} G/s) = {1e3 * known[0].seconds([step], 8):.2f} ms"
+                )
 
 
 def _notes(found: dict[str, Any]) -> Iterator[str]:
@@ -115,6 +131,8 @@ def _notes(found: dict[str, Any]) -> Iterator[str]:
         "its own, and begins with a pass that is not timed.\n"
         "x edgewise: its time over that of edgewise-int8, below 1 where it is faster; rounds: the least and the most "
         "of it within one round.\n"
+        "x floor: its time over the least that reading its weights once a step and its caches, or multiplying, takes "
+        "on this machine: see roofline, counted there for int8.\n"
         "cores: processor time over time, while passes were timed: under 1 the machine was busy with other things.\n"
         "agree: of the tokens of PyTorch in float32, the share before the first that differs. Search rules differ: "
         "with beams also exact systems differ. "

@@ -1,9 +1,7 @@
-"""The least time a decode step can take: what it must read, over how fast this machine reads it.
+"""How fast this machine reads and multiplies, beside which :mod:`.floors` puts what must be read and multiplied.
 
-A step of few rows multiplies every weight with few numbers, so reading the weights bounds it. Counted are the weights
-that a step multiplies, once whatever the batch, and the caches of keys and values. ``python -m
-edgewise.benchmarks.peers.roofline BYTES THREADS`` measures the reading, in a process of its own as the number of BLAS
-threads is settled when NumPy is imported.
+``python -m edgewise.benchmarks.peers.roofline read BYTES THREADS`` and ``... multiply TYPE THREADS`` measure one thing,
+in a process of its own, as the number of threads is settled when NumPy is imported.
 """
 
 from __future__ import annotations
@@ -15,45 +13,28 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FLOAT_BYTES = 4
-PASSES = 30
+from .floors import FLOAT_BYTES, Ceilings
+
+PASSES = 15
+SIZES = tuple(2**power * 10**6 for power in (0, 2, 4, 5, 6, 7, 9))
+"""Bytes, from 1 MB, which caches hold, to 512 MB, which they do not."""
+SIDE = 1024
+"""Rows and columns of the matrices that are multiplied."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepBytes:
-    """What one decode step reads."""
-
-    weights: int
-    cache: int
-
-    @property
-    def total(self) -> int:
-        """Both."""
-        return self.weights + self.cache
-
-
-def step_bytes(
-    config: dict[str, Any], *, weight_bytes: int, batch: int, beams: int, source: int, new: int
-) -> StepBytes:
-    """Of a decoder with the ``config.json`` of a checkpoint, at the mean of its ``new`` steps.
-
-    ``weight_bytes``: 1 for int8, 4 for float32. Scales, biases and norms, under a hundredth of the whole, are left out.
-    Caches are float32: of every row the tokens decoded so far, of every sentence the ``source``.
-    """
-    stack = config["decoder"]
-    width, layers = stack["d_model"], stack["n_layers"]
-    attention, cross, feed_forward = 4 * width**2, 2 * width**2, 2 * width * stack["d_ff"]
-    weights = layers * (attention + cross + feed_forward) + width * config["vocab_size"]
-    a_token = 2 * layers * width * FLOAT_BYTES  # keys and values
-    decoded = (new + 1) / 2
-    cache = a_token * batch * (beams * decoded + source)
-    return StepBytes(weights=weights * weight_bytes, cache=int(cache))
+def ceilings(threads: int) -> Ceilings:
+    """Measure all of it; about twenty seconds."""
+    return Ceilings(
+        threads=threads,
+        bandwidth=[[size, measured("read", size, threads)] for size in SIZES],
+        int8=measured("multiply", "int8", threads),
+        float32=measured("multiply", "float32", threads),
+    )
 
 
 def read_bandwidth(size: int, threads: int) -> float:
@@ -86,18 +67,58 @@ def _rate(reader: Callable[[NDArray[np.float32]], None], parts: list[NDArray[np.
     return size / float(np.median(seconds))
 
 
-def measured_bandwidth(size: int, threads: int) -> float:
-    """:func:`read_bandwidth`, in a process with one BLAS thread."""
-    variables = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    command = [sys.executable, "-m", "edgewise.benchmarks.peers.roofline", str(size), str(threads)]
-    output = subprocess.run(command, check=True, capture_output=True, env=variables).stdout
-    return float(json.loads(output))
+def product_rate(kind: str, threads: int) -> float:
+    """Products a second of two square matrices: of float32 by NumPy's BLAS, of int8 by ONNX Runtime."""
+    multiply = _int8_product(threads) if kind == "int8" else _float32_product()
+    seconds = []
+    for _ in range(PASSES):
+        begin = time.perf_counter()
+        multiply()
+        seconds.append(time.perf_counter() - begin)
+    return SIDE**3 / float(np.median(seconds))
+
+
+def _float32_product() -> Callable[[], object]:
+    matrix = np.ones((SIDE, SIDE), np.float32)
+    return lambda: matrix @ matrix
+
+
+def _int8_product(threads: int) -> Callable[[], object]:
+    """Unsigned times signed, whose kernels are the fastest; the weights are constant, so they are packed."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    shape, weights = (SIDE, SIDE), np.ones((SIDE, SIDE), np.int8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, shape)],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {"x": np.ones(shape, np.uint8)}
+    return lambda: session.run(None, feed)
+
+
+def measured(what: str, of: int | str, threads: int) -> float:
+    """``read`` so many bytes, or ``multiply`` such numbers, in a process of its own."""
+    pool = threads if what == "multiply" else 1  # readers are threads of Python
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    command = [sys.executable, "-m", "edgewise.benchmarks.peers.roofline", what, str(of), str(threads)]
+    variables = os.environ | dict.fromkeys(names, str(pool))
+    return float(json.loads(subprocess.run(command, check=True, capture_output=True, env=variables).stdout))
 
 
 def main(argv: Sequence[str]) -> None:
     """Print what was measured."""
-    size, threads = map(int, argv)
-    print(json.dumps(read_bandwidth(size, threads)))
+    what, of, threads = argv
+    rate: Any = product_rate(of, int(threads)) if what == "multiply" else read_bandwidth(int(of), int(threads))
+    print(json.dumps(rate))
 
 
 if __name__ == "__main__":

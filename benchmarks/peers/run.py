@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import product
@@ -14,15 +15,16 @@ from typing import Any
 from ...errors import EngineError, InputError, MissingExtraError
 from ...runtime.cpu import available_cpus
 from .catalogue import systems_of
-from .cell import Tokens
+from .cell import Tokens, requests_of
+from .floors import Work, floors_json, least_work
 from .places import Places, folder_bytes
-from .prepare import REFERENCE, captions
+from .prepare import NETWORK, REFERENCE, captions
 from .processes import run_cell
 from .quality import quality_of
 from .results import Cell, Measured, Setting, agreement
-from .roofline import measured_bandwidth, step_bytes
-from .systems import OURS, System
-from .workloads import S1, S2, SOURCE_TOKENS, WORKLOADS
+from .roofline import ceilings
+from .systems import System
+from .workloads import S2, WORKLOADS
 
 Say = Callable[[str], None]
 THREADS = (1, 2)
@@ -86,9 +88,16 @@ def measure(
             if measured.failure is None and len(measured.answers) <= round_:
                 say(f"round {round_ + 1} of {rounds}: {measured.cell}")
                 _measure_one(places, measured, repeats)
-                yield _found(rounds, repeats, [*results, *kept.values()], [])
-    all_results = [*results, *kept.values()]
-    yield _found(rounds, repeats, all_results, rooflines(places, all_results))
+                yield _found(rounds, repeats, [*results, *kept.values()], earlier or {})
+    found = _found(rounds, repeats, [*results, *kept.values()], earlier or {})
+    say("what this machine reads and multiplies")
+    threads = sorted({measured.cell.setting.threads for measured in results})
+    known = {one["threads"]: one for one in found["ceilings"]}
+    known |= {count: dataclasses.asdict(ceilings(count)) for count in threads}
+    yield found | {
+        "ceilings": [known[count] for count in sorted(known)],
+        "floors": least_works(places, [*results, *kept.values()]),
+    }
 
 
 def _kept(earlier: dict[str, Any], repeats: int) -> dict[str, Measured]:
@@ -103,13 +112,14 @@ def _kept(earlier: dict[str, Any], repeats: int) -> dict[str, Measured]:
     return {str(measured.cell): measured for measured in results}
 
 
-def _found(rounds: int, repeats: int, results: Sequence[Measured], roofline: list[dict[str, Any]]) -> dict[str, Any]:
+def _found(rounds: int, repeats: int, results: Sequence[Measured], earlier: dict[str, Any]) -> dict[str, Any]:
     return {
         "machine": machine(),
         "rounds": rounds,
         "repeats": repeats,
         "results": [measured.to_json() for measured in results],
-        "roofline": roofline,
+        "ceilings": earlier.get("ceilings", []),
+        "floors": earlier.get("floors", []),
     }
 
 
@@ -159,31 +169,24 @@ def bleu(places: Places, outputs: Tokens) -> float:
     return float(BLEU().corpus_score(texts, [captions(places, "de")]).score)
 
 
-def rooflines(places: Places, results: Sequence[Measured]) -> list[dict[str, Any]]:
-    """For every setting of S1: what a step of ours reads, and how fast this machine reads so much."""
-    found = []
-    assert S1.exact_tokens is not None
-    for measured in results:
-        setting = measured.cell.setting
-        if setting.workload == S1.name and measured.cell.system == OURS and measured.answers:
-            config = json.loads((places.checkpoint(S1.name) / "config.json").read_text())
-            read = step_bytes(
-                config,
-                weight_bytes=1,
-                batch=setting.batch,
-                beams=setting.beam_size,
-                source=SOURCE_TOKENS,
-                new=S1.exact_tokens,
-            )
-            found.append(
-                {
-                    "setting": dataclasses.asdict(setting),
-                    "weight_bytes": read.weights,
-                    "cache_bytes": read.cache,
-                    "bytes_per_second": measured_bandwidth(read.total, setting.threads),
-                }
-            )
-    return found
+def least_works(places: Places, results: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Of every setting that was measured: what a request cannot do without."""
+    settings = dict.fromkeys(p.cell.setting for m in results if m.answers for p in m.parts())
+    return [floors_json(setting, _least_work(places, setting)) for setting in settings]
+
+
+def _least_work(places: Places, setting: Setting) -> list[Work]:
+    workload = WORKLOADS[setting.workload]
+    network = json.loads(places.file(workload.name, NETWORK).read_text())
+    sources: Tokens = json.loads(places.file(workload.name, workload.sources_file(setting.batch)).read_text())
+    steps = (workload.exact_tokens or 0) - (setting.part == "later")
+    requests = requests_of(sources, setting.batch)
+    if workload.kind == "translate" and not steps:
+        reference = json.loads(places.file(workload.name, REFERENCE).read_text())[str(setting.beam_size)]
+        longest = [max(len(reference[place]) + 1 for place in request) for request in requests]
+        steps = round(statistics.fmean(longest))
+    source = statistics.fmean(max(len(sources[place]) for place in request) for request in requests)
+    return least_work(network, setting, source, steps)
 
 
 def machine() -> dict[str, Any]:

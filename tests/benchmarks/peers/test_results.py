@@ -14,7 +14,7 @@ from edgewise.benchmarks.peers.__main__ import main
 from edgewise.benchmarks.peers.cell import Answer
 from edgewise.benchmarks.peers.results import Cell, Measured, Setting, agreement
 from edgewise.benchmarks.peers.systems import OURS
-from edgewise.errors import MissingExtraError
+from edgewise.errors import InputError, MissingExtraError
 
 S1, S2 = (Setting(workload=w, threads=1, batch=8, beam_size=4) for w in ("s1", "s2"))
 S3 = Setting(workload="s3", threads=1, batch=1, beam_size=1)
@@ -87,10 +87,12 @@ def test_agreement_counts_tokens_before_the_first_difference(row: list[int], exp
 
 
 def found(*results: Measured) -> dict[str, Any]:
-    line = {"setting": vars(S1), "weight_bytes": 38_000_000, "cache_bytes": 2_000_000, "bytes_per_second": 20e9}
+    work = {"times": 64, "weights": 38_000_000, "cache": 2_000_000, "products": 0}
+    ceiling = {"threads": 1, "bandwidth": [[1, 20e9]], "int8": 1e9, "float32": 1e9}
+    floors = {"ceilings": [ceiling], "floors": [{"setting": vars(S1), "work": [work]}]}
     machine = {"processor": "A chip", "features": ["avx512_vnni"], "processors": 2, "system": "Linux"}
     results_json = [result.to_json() for result in results]
-    return {"machine": machine, "rounds": 2, "repeats": 3, "results": results_json, "roofline": [line]}
+    return {"machine": machine, "rounds": 2, "repeats": 3, "results": results_json, **floors}
 
 
 def report_of(*results: Measured) -> str:
@@ -105,9 +107,9 @@ def test_the_table_has_the_fastest_first_and_what_failed_last() -> None:
     assert lines[3] == "1 thread, batch 8, beam 4; speed: milliseconds a request"
     header, first, second = (line.split() for line in lines[4:7])
     assert (first[0], second[0]) == ("ctranslate2-int8", OURS)
-    assert first[1:7] == ["2000.0", "0.67", "0.50-0.75", "256", "1.50", "25.0%"]
-    assert second[1:7] == ["3000.0", "1.00", "1.00-1.00", "171", "1.50", "50.0%"]
-    assert first[7:] == ["0.20", "0.30", "0.40", "1.00", "50", "2.0"]
+    assert first[1:7] == ["2000.0", "0.67", "0.50-0.75", "15.6", "256", "1.50"]
+    assert second[1:7] == ["3000.0", "1.00", "1.00-1.00", "23.4", "171", "1.50"]
+    assert first[7:] == ["25.0%", "0.20", "0.30", "0.40", "1.00", "50", "2.0"]
     assert header[-2:] == ["model", "MB"]
     assert (
         lines[7]
@@ -116,10 +118,27 @@ def test_the_table_has_the_fastest_first_and_what_failed_last() -> None:
     assert lines[8] == "optimum-intel-int8: failed: it said no"
 
 
-def test_the_roofline_is_a_share_of_our_step() -> None:
-    """40 MB at 20 GB/s are 2 ms; 3 seconds for 64 steps are 46.88 ms each."""
-    text = report.tables(found(OWN))
-    assert "38.0 MB of int8 weights and 2.0 MB of caches, at 20.0 GB/s 2.00 ms: 4% of the 46.88 ms" in text
+def test_the_floor_stands_beside_the_time() -> None:
+    """40 MB at 20 GB/s are 2 ms a step and 128 ms for 64 steps; 3 seconds are 23.4 times as long, 2 are 15.6."""
+    text = report.tables(found(OWN, FASTER))
+    assert (
+        "roofline of int8: 64 x (38.0 MB of weights and 2.0 MB of caches at 20.0 GB/s, from memory 20.0 GB/s; "
+        "0.00 G products at 1 G/s) = 128.00 ms"
+    ) in text
+    rows = {line.split()[0]: line.split()[4] for line in text.splitlines()[5:7]}
+    assert rows == {OURS: "23.4", "ctranslate2-int8": "15.6"}
+
+
+def test_a_chart_shows_the_distance_to_the_roofline(tmp_path: Path) -> None:
+    chart.draw_floors(found(OWN, FASTER), tmp_path / "roofline.svg")
+    drawn = (tmp_path / "roofline.svg").read_text()
+    assert f"{OURS}  23.4" in drawn
+    assert "ctranslate2-int8  15.6" in drawn
+
+
+def test_nothing_is_not_drawn(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is nothing to draw: the run has no cell of edgewise, or was stopped"):
+        chart.draw_floors(found(OWN) | {"ceilings": []}, tmp_path / "roofline.svg")
 
 
 def test_without_edgewise_there_are_no_ratios() -> None:

@@ -11,6 +11,7 @@ from edgewise.benchmarks.peers import run
 from edgewise.benchmarks.peers.__main__ import main
 from edgewise.benchmarks.peers.catalogue import systems_of
 from edgewise.benchmarks.peers.cell import Answer
+from edgewise.benchmarks.peers.floors import Ceilings
 from edgewise.benchmarks.peers.places import Places
 from edgewise.benchmarks.peers.results import Setting
 from edgewise.benchmarks.peers.systems import OURS, SYSTEMS, System
@@ -61,7 +62,10 @@ def asked(monkeypatch: pytest.MonkeyPatch, places: Places) -> list[tuple[str, bo
         return answer(1.0, 2.0, outputs=[[5, 6], [7]] if more["whole"] else None)
 
     monkeypatch.setattr(run, "run_cell", run_cell)
-    monkeypatch.setattr(run, "rooflines", lambda places, results: [])
+    monkeypatch.setattr(run, "least_works", lambda places, results: [])
+    monkeypatch.setattr(
+        run, "ceilings", lambda threads: Ceilings(threads=threads, bandwidth=[[1, 1]], int8=1, float32=1)
+    )
     for name in {system.model for system in SYSTEMS.values()} - {"openvino-int8"}:
         places.file("s1", name).mkdir(parents=True)
     places.file("s1", "reference.json").write_text(json.dumps({"1": [[5, 6], [8]]}))
@@ -71,6 +75,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, places: Places) -> list[tuple[str, bo
 def test_rounds_go_forwards_and_backwards(asked: list[tuple[str, bool]], places: Places) -> None:
     chosen = run.cells([f"s1/t1/b1/k1/{name}" for name in (OURS, "transformers-fp32")])
     *earlier, found = run.measure(places, chosen, 3, 2, lambda what: None)
+    assert [one["threads"] for one in found["ceilings"]] == [1]
     assert [sum(len(one["answers"]) for one in early["results"]) for early in earlier] == [1, 2, 3, 4, 5, 6]
     assert [name for name, _ in asked] == [
         OURS,
