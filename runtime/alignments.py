@@ -77,24 +77,22 @@ def attention_of(
     return in_order(batches, map(attend, batches))
 
 
-def alignment(
-    weights: Floats, source: str, source_spans: Sequence[Span], target: str, ends: Sequence[int]
-) -> Alignment:
+def alignment(weights: Floats, source: str, spans: Sequence[Span], target: str, ends: Sequence[int]) -> Alignment:
     """``weights (T, S)`` and the pairs of words that they make.
 
-    ``source_spans``: where each of ``S`` tokens stands in ``source``, an empty span for a special token. ``ends``: how
+    ``spans``: where each of ``S`` tokens stands in ``source``, an empty span for a special token. ``ends``: how
     much of ``target`` is written after each of ``T`` tokens.
     """
     target_spans = list(zip([0, *ends], ends, strict=False))
-    return Alignment(weights=weights, words=tuple(_pairs(weights, source, source_spans, target, target_spans)))
+    return Alignment(weights=weights, words=tuple(_pairs(weights, source, spans, target, target_spans)))
 
 
 def _pairs(
-    weights: Floats, source: str, source_spans: Sequence[Span], target: str, target_spans: Sequence[Span]
+    weights: Floats, source: str, spans: Sequence[Span], target: str, target_spans: Sequence[Span]
 ) -> list[WordPair]:
     """For every word of ``target`` the word of ``source`` that its tokens look at most, on average."""
     words = [match.span() for match in _WORD.finditer(source)]
-    shares = _membership(source_spans, words)  # (S, source words)
+    shares = _membership(spans, words)  # (S, source words)
     shares = shares / np.maximum(shares.sum(1, keepdims=True), 1)  # a token of several words: an equal part for each
     looks = weights.astype(np.float64) @ shares  # (T, source words)
     found = []
@@ -114,8 +112,9 @@ def _membership(tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.flo
 
 def source_spans(tokenizer: Tokenizer, model: ModelSpec, text: str, ids: Sequence[int]) -> list[Span]:
     """Where each of ``ids``, which an encoder reads of ``text``, stands in it; special tokens stand nowhere."""
-    before = int(model.starts_text)
-    own = tokenizer.spans(text)[: len(ids) - len(model.source(()))]
+    marked = model.source((-1,))  # wherever a model puts its special tokens, the text's stand where this one does
+    before = marked.index(-1)
+    own = tokenizer.spans(text)[: len(ids) - len(marked) + 1]
     return [(0, 0)] * before + own + [(0, 0)] * (len(ids) - before - len(own))
 
 

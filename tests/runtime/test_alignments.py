@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,13 @@ def test_spans_of_a_source_cover_its_words() -> None:
     covered = {i for begin, end in spans for i in range(begin, end)}
     assert covered >= {i for i, c in enumerate(text) if not c.isspace()}
     assert source_spans(tokenizer(), model, text, (*ids[:3], ids[-1])) == [*spans[:3], (0, 0)]
+
+
+def test_special_tokens_before_a_text_stand_nowhere() -> None:
+    model = replace(session_for("fill_mask").manifest.model, head="embedding", pooling="mean", adds_start=True)
+    text, own = "A man", tokenizer().encode("A man")
+    spans = source_spans(tokenizer(), model, text, model.source(own))
+    assert spans == [(0, 0), *tokenizer().spans(text), (0, 0)]
 
 
 def test_characters_of_several_bytes_are_written_with_their_last() -> None:
