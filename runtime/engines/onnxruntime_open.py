@@ -2,7 +2,8 @@
 
 Every row has its own buffers from place 0 on, so a row computes what it would alone, to the bit where sources are
 padded alike. A join reads the prompts of the new alone, writes their sources behind the others', and binds the step
-anew. The kernel knows no beams: the caches of rows that change their parent are copied.
+anew. The kernel knows no beams: a beam goes on in the buffers of its parent, and only where two have the same one the
+second gets a copy.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class OnnxRuntimeOpenRun:
         self._sources: dict[str, NDArray[Any]] = {}
         self._lengths = np.zeros(0, np.int32)  # of every sentence: tokens in its rows' buffers
         self._capacities = np.zeros(0, np.int64)
+        self._places = np.zeros(0, np.int64)  # of every row: the row of the buffers that is its own
         self._buffers = _Buffers(engine)
         self._bound: _Bound | None = None
 
@@ -50,6 +52,8 @@ class OnnxRuntimeOpenRun:
             self._sources = joined(self._sources, memory.inputs)
         self._lengths = np.concatenate([self._lengths, np.full(batch, tokens - 1, np.int32)])
         self._capacities = np.concatenate([self._capacities, np.full(batch, capacity)])
+        new_places = np.arange(first * self._beams, (first + batch) * self._beams)
+        self._places = np.concatenate([self._places, new_places])
 
     def step(self, ids: Ids, parents: Ids) -> Candidates:
         """See :class:`~edgewise.runtime.engine.OpenRun`."""
@@ -60,13 +64,15 @@ class OnnxRuntimeOpenRun:
         if self._bound is None:
             self._bound = _Bound(self._engine, self._buffers, self._sources, len(ids), self._candidates)
         bound = self._bound
-        bound.ids[:, 0] = ids
+        bound.ids[self._places, 0] = ids
         bound.lengths[:] = self._lengths.repeat(self._beams)
         bound.longest[0] = self._lengths.max() + 1
         bound.call.run()
         self._lengths += 1
         _finite(bound.best.log_probs, "log-probabilities")
-        return bound.best
+        if self._beams == 1:
+            return bound.best
+        return Candidates(bound.best.log_probs[self._places], bound.best.ids[self._places])
 
     def keep(self, sentences: Ids) -> None:
         """See :class:`~edgewise.runtime.engine.OpenRun`. Rows move into free places."""
@@ -75,18 +81,30 @@ class OnnxRuntimeOpenRun:
         if len(moved):
             rows, parents = (_rows(places, self._beams) for places in (moved, sentences[moved]))
             self._buffers.copy(parents, rows, int(self._lengths[sentences[moved]].max()))
+        within = self._places.reshape(-1, self._beams)[sentences] - sentences[:, None] * self._beams
+        self._places = (within + np.arange(len(sentences))[:, None] * self._beams).ravel()
         self._sources = chosen(self._sources, sentences)
         self._lengths, self._capacities = self._lengths[sentences], self._capacities[sentences]
 
     def last_logits(self) -> Floats:
         """See :class:`~edgewise.runtime.engine.OpenRun`."""
         assert self._bound is not None
-        return self._bound.logits
+        return self._bound.logits if self._beams == 1 else self._bound.logits[self._places]
 
     def _reorder(self, parents: Ids) -> None:
-        moved = np.flatnonzero(parents != np.arange(len(parents)))
-        if len(moved):
-            self._buffers.copy(parents[moved], moved, int(self._lengths[moved // self._beams].max()))
+        """The first row that continues a parent takes over its place; the others get copies in places that are free."""
+        if self._beams == 1:
+            return
+        sources = self._places[parents]
+        others = np.ones(len(parents), np.bool_)
+        others[np.unique(sources, return_index=True)[1]] = False
+        self._places = sources.copy()
+        if others.any():
+            # A sentence has as many free places as rows that want one, and both come sentence by sentence.
+            free = np.setdiff1d(np.arange(len(parents)), sources)
+            length = int(self._lengths[np.flatnonzero(others) // self._beams].max())
+            self._buffers.copy(sources[others], free, length)
+            self._places[others] = free
 
     def _read(self, memory: _Memory | None, ids: Ids, rows: slice) -> None:
         """Read the beginnings of new sentences, into the buffers of all their beams."""

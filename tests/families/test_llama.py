@@ -25,7 +25,9 @@ from edgewise.models.families.llama import LLAMA
 from edgewise.models.open import open_checkpoint
 from edgewise.pipeline import export_bundle
 from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.continuous import ContinuousBatch, Job
 from edgewise.runtime.decoding import Request, start_search
+from edgewise.runtime.engine import Engine
 from edgewise.runtime.inputs import Prepared
 from edgewise.runtime.options import DecodingOptions
 from edgewise.runtime.search import finish
@@ -141,6 +143,25 @@ def test_engines_give_the_librarys_logits_and_tokens(
         request = Request(source=Prepared(ids=tuple(prompt)), limit=30)
         found = finish(start_search(engine, spec, [request], DecodingOptions(beam_size=1)))[0][0]
         assert list(found.tokens) == library_greedy(folder(case), prompt, 30)
+    _join_one_after_the_other(engine, spec, folder(case))
+
+
+def _join_one_after_the_other(engine: Engine, spec: ModelSpec, case: Path) -> None:
+    """Prompts of several lengths, a new one before every second step: each has the library's tokens."""
+    batch = ContinuousBatch(engine, spec, rows=8)
+    jobs = []
+    for prompt in ([7], [1, 40, 41, 42, 43], [9, 10, 200], [50], [1, 60]):
+        request = Request(source=Prepared(ids=tuple(prompt)), limit=20)
+        jobs.append(Job(request=request, options=DecodingOptions()))
+        batch.add(jobs[-1])
+        batch.step()
+        batch.step()
+    while batch.jobs:
+        batch.step()
+    for job in jobs:
+        found, timings = job.result()
+        assert list(found[0].tokens) == library_greedy(case, list(job.request.source.ids), 20)
+        assert timings.batch > 1
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
@@ -152,6 +173,16 @@ def test_beams_are_those_of_the_naive_search(
     engine, spec = open_model(model, target, tmp_path / "v"), ModelSpec.from_json(model.config.to_json())
     options = DecodingOptions(beam_size=4, n_best=4)
     prompts = [(9,), (50,)], [(9, 10, 200, 7), (50, 51, 52, 53)]
+    batch = ContinuousBatch(engine, spec, rows=32)
+    jobs = [Job(request=Request(source=Prepared(ids=i), limit=20), options=options) for p in prompts for i in p]
+    for job in jobs:
+        batch.add(job)
+        batch.step()
+    while batch.jobs:
+        batch.step()
+    for job in jobs:
+        expected = decode.beam(model, job.request.source.ids, 4, 0.6, 20, 4)
+        assert [h.tokens for h in job.result()[0]] == [e.tokens for e in expected]
     for pair in prompts:
         requests = [Request(source=Prepared(ids=ids), limit=20) for ids in pair]
         for ids, hypotheses in zip(pair, finish(start_search(engine, spec, requests, options)), strict=True):
