@@ -121,7 +121,7 @@ class ContinuousBatch:
         return [job for job in present if job.ended]
 
     def _bytes(self, job: Job) -> int:
-        return bytes_of(self._model, len(job.request.source.ids), job.request.limit, job.options.rows)
+        return bytes_of(self._model, len(job.request.source.ids), job.request.limit, job.options)
 
     def _admit(self) -> None:
         """Those who wait join in the order of their coming, as far as there is room for all until then."""

@@ -186,7 +186,7 @@ def batches_of(
     longest = max((request.limit for request in requests), default=0)
     return plan_batches(
         [len(request.source.ids) for request in requests],
-        lambda length: bytes_of(model, length, longest, options.rows),
+        lambda length: bytes_of(model, length, longest, options),
         1 if options.speculate else batch_size,
         memory_budget(),
         equal=model.encoder is None,
@@ -195,10 +195,11 @@ def batches_of(
     )
 
 
-def bytes_of(model: ModelSpec, length: int, limit: int, beams: int) -> int:
-    """Estimate of what a text of ``length`` tokens takes, read and decoded in ``beams`` rows up to ``limit`` tokens."""
-    prompt = 1 if model.encoder else length
-    return encoder_bytes(model, length) + decoder_bytes(model, prompt, capacity(prompt, limit), beams)
+def bytes_of(model: ModelSpec, length: int, limit: int, options: DecodingOptions) -> int:
+    """Estimate of what a text of ``length`` tokens takes, read and decoded up to ``limit`` tokens."""
+    prompt, ahead = 1 if model.encoder else length, options.speculate or 0
+    positions = capacity(prompt, limit) + ahead
+    return encoder_bytes(model, length) + decoder_bytes(model, prompt, positions, options.rows, 1 + ahead)
 
 
 def _decode(

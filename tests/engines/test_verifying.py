@@ -163,6 +163,19 @@ def test_searches_give_the_same_numbers(network: str, kernel: Kernel, opened: An
     assert accepted, "nothing was speculated, so this shows nothing"
 
 
+@pytest.mark.parametrize("network", ["encoder-decoder", "decoder"])
+def test_up_to_the_end_of_the_context(network: str, opened: Any) -> None:
+    """No position beyond the last is looked up, however near a pass comes."""
+    model, engine = opened(network, "float32")
+    options = DecodingOptions(min_new_tokens=64)
+    sources = [[5, 6, 7, 5, 6, END]] if model.encoder else [[START]]
+    [plain], _ = _decoded(engine, model, sources, 64, options)
+    [found], accepted = _decoded(engine, model, sources, 64, replace(options, speculate=7))
+    assert (len(plain.tokens), plain.finish_reason) == (model.config.max_positions, "length")
+    assert found == plain
+    assert accepted
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_shipped_translator(kernel: Kernel, root: Path, tmp_path: Path) -> None:
     """Trained weights: sentences, and some with names and numbers that come again."""
