@@ -109,8 +109,7 @@ def export_bundle(
     kernels: KernelChooser | None = None,
     family_file: Path | None = None,
 ) -> BuildReport:
-    """Make the bundle ``out`` from the checkpoint ``source``: a folder of edgewise's own, one of Hugging Face's, or a
-    GGUF file.
+    """Make the bundle ``out`` from the checkpoint ``source``, of any kind that :func:`open_checkpoint` reads.
 
     ``family_file`` is a Python file with the family of a folder of Hugging Face's, which is run.
     With ``evaluation`` (texts, and their translations) every quantized variant is compared with fp32 on its target, and

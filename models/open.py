@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .checkpoint import Checkpoint, load_checkpoint
+from .ctranslate2.checkpoint import is_ctranslate2, read_ctranslate2
 from .families.from_file import family_from_file
 from .families.huggingface import is_huggingface, read_huggingface
 from .families.torch_nn import is_torch_nn, read_torch_nn
@@ -13,8 +14,8 @@ from .gguf.checkpoint import read_gguf
 
 
 def open_checkpoint(source: str | Path, family_file: Path | None = None) -> Checkpoint:
-    """Read a folder of edgewise's own, one as Hugging Face writes it, a GGUF file, or what a TOML or JSON file says of
-    a ``torch.nn.Transformer``.
+    """Read a folder of edgewise's own, one as Hugging Face writes it, a GGUF file, a folder of CTranslate2, or what a
+    TOML or JSON file says of a ``torch.nn.Transformer``.
 
     ``family_file``: a Python file with the family of a folder as Hugging Face writes it. It is run.
 
@@ -33,4 +34,6 @@ def open_checkpoint(source: str | Path, family_file: Path | None = None) -> Chec
         return read_huggingface(source, (family_from_file(family_file, source),))
     if source.is_file():
         return read_torch_nn(source) if is_torch_nn(source) else read_gguf(source)
-    return read_huggingface(source) if is_huggingface(source) else load_checkpoint(source)
+    if is_huggingface(source):
+        return read_huggingface(source)
+    return read_ctranslate2(source) if is_ctranslate2(source) else load_checkpoint(source)

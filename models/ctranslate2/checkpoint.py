@@ -1,0 +1,144 @@
+"""A CTranslate2 folder as a checkpoint: ``model.bin``, ``config.json``, vocabularies, and a ``tokenizer.json``.
+
+CTranslate2 leaves splitting text to others, so many folders have no ``tokenizer.json``; one must be put there, whose
+ids are those of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ...errors import CheckpointError, ConfigError
+from ..checkpoint import CONFIG, TOKENIZER, Checkpoint, blueprint, filled, plain_name, read_json
+from ..families.huggingface import check_tokenizer, notice_of, special_tokens
+from .network import network_of
+from .reader import read_model_bin
+
+MODEL = "model.bin"
+MAX_CONTEXT = 8192
+"""Tokens, where positions are rotary: the folder does not say how many it was trained on."""
+MAX_VOCABULARY_BYTES = 64 << 20
+_UNUSED = {"unk_token", "alignment_heads", "quantization_type", "quantization_bits", "quantization_group_size"}
+_READ = {"bos_token", "eos_token", "decoder_start_token", "add_source_bos", "add_source_eos", "layer_norm_epsilon"}
+
+
+def is_ctranslate2(folder: Path) -> bool:
+    """Whether the folder is one of CTranslate2's."""
+    return (folder / MODEL).is_file()
+
+
+def read_ctranslate2(folder: Path) -> Checkpoint:
+    """Read a folder, strictly; weights become float32.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a specification or variable is not understood, or the tokenizer
+            is another one's.
+        ConfigError: a setting is not understood.
+    """
+    config = _configuration(folder)
+    model = read_model_bin(folder / MODEL)
+    tokens = _vocabulary(folder)
+    text = _text(config, tokens, folder, translates=model.spec == "TransformerSpec")
+    try:
+        made, tensors = network_of(model, config, text)
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{folder}: {error}") from error
+    if made.vocab_size != len(tokens):
+        raise CheckpointError(
+            f"{folder}: the vocabulary has {len(tokens)} tokens, the embedding {made.vocab_size} rows"
+        )
+    _check_ids(folder, tokens)
+    network = filled(blueprint(made), tensors, str(folder / MODEL))
+    return Checkpoint(
+        model=network.eval().requires_grad_(False),
+        folder=folder,
+        name=plain_name(folder.resolve().name),
+        weight_files=(folder / MODEL,),
+        max_context=made.max_positions,
+        beam_size=2 if made.encoder else 1,  # CTranslate2's own defaults
+        training={"recipe": f"{model.spec}, read from a CTranslate2 folder"},
+        notice=notice_of(folder),
+    )
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder / CONFIG}: expected an object, got {type(config).__name__}")
+    unknown = sorted(config.keys() - _READ - _UNUSED - {"multi_query_attention"})
+    if unknown or config.get("quantization_type"):
+        raise ConfigError(f"{folder / CONFIG}: {unknown or ['quantization_type']} not understood")
+    return config
+
+
+def _vocabulary(folder: Path) -> list[str]:
+    """The one list of tokens; where source and target have their own, both must be the same."""
+    found = []
+    for name in ("shared_vocabulary", "vocabulary", "source_vocabulary", "target_vocabulary"):
+        for suffix in ("json", "txt"):
+            file = folder / f"{name}.{suffix}"
+            if file.is_file():
+                found.append(_tokens(file))
+    if not found:
+        raise CheckpointError(f"{folder} has no vocabulary: expected shared_vocabulary.json, vocabulary.json or .txt")
+    if any(tokens != found[0] for tokens in found):
+        raise CheckpointError(f"{folder}: source and target have vocabularies of their own, expected one for both")
+    return found[0]
+
+
+def _tokens(file: Path) -> list[str]:
+    if file.stat().st_size > MAX_VOCABULARY_BYTES:
+        raise CheckpointError(f"{file}: more than {MAX_VOCABULARY_BYTES} bytes, expected a vocabulary")
+    if file.suffix == ".json":
+        tokens = read_json(file)
+    else:
+        try:
+            tokens = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: expected lines of UTF-8, got {error}") from error
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise CheckpointError(f"{file}: expected a list of tokens")
+    return tokens
+
+
+def _text(config: Mapping[str, Any], tokens: list[str], folder: Path, translates: bool) -> dict[str, Any]:
+    """Ids that begin and end texts. CTranslate2 pads by lengths, so no token is set apart for it."""
+    ids = {token: i for i, token in reversed(list(enumerate(tokens)))}
+
+    def named(field: str, default: str) -> int:
+        token = config.get(field, default)
+        if not isinstance(token, str) or token not in ids:
+            raise ConfigError(f"{folder / CONFIG}: {field} is {token!r}, expected a token of the vocabulary")
+        return ids[token]
+
+    end = named("eos_token", "</s>")
+    start = named("decoder_start_token" if translates else "bos_token", "<s>")
+    text = {"pad_id": end, "start_id": start, "end_id": end, "max_positions": MAX_CONTEXT}
+    if not translates:
+        prefix, suffix = special_tokens(folder)
+        if suffix or prefix not in ((), (start,)):
+            raise ConfigError(
+                f"{folder / TOKENIZER} puts {prefix} before and {suffix} after a text, expected bos_token ({start}) or "
+                "nothing before, and nothing after"
+            )
+        return {**text, "adds_start": bool(prefix)}
+    if config.get("add_source_bos", False):
+        if named("bos_token", "<s>") != start:
+            raise ConfigError(f"{folder / CONFIG}: bos_token before a source is not decoder_start_token: not read")
+        text["adds_start"] = True
+    return text
+
+
+def _check_ids(folder: Path, tokens: list[str]) -> None:
+    check_tokenizer(folder, len(tokens))
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+    for token, index in tokenizer.get_vocab(with_added_tokens=True).items():
+        if tokens[index] != token:
+            raise CheckpointError(
+                f"{folder / TOKENIZER}: token {index} is {token!r}, in the vocabulary it is {tokens[index]!r}: it is "
+                "another network's"
+            )
