@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from .runtime.load import load
     from .runtime.options import DecodingOptions, Grammar, Sampling
     from .runtime.results import (
+        Answer,
         Classification,
         Embedding,
         Encoding,
+        Entity,
         Fill,
         Generation,
         Hypothesis,
+        Ranked,
+        Rating,
         Score,
         Speculation,
         Timings,
@@ -53,6 +57,10 @@ __all__ = [
     "Embedding",
     "Classification",
     "Fill",
+    "Rating",
+    "Ranked",
+    "Entity",
+    "Answer",
     "errors",
 ]
 
@@ -73,6 +81,10 @@ _HOMES = {
     "Embedding": ".runtime.results",
     "Classification": ".runtime.results",
     "Fill": ".runtime.results",
+    "Rating": ".runtime.results",
+    "Ranked": ".runtime.results",
+    "Entity": ".runtime.results",
+    "Answer": ".runtime.results",
 }
 
 

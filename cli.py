@@ -160,7 +160,7 @@ def _is_bundle(word: str) -> bool:
 
 
 def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
-    if task in ("fill_mask", "classify", "embed"):
+    if task not in ("translate", "generate"):
         named = (*DECODING, *SAMPLING, "regex", "json_schema")
         given = [flag(name) for name in named if getattr(arguments, name) is not None]
         if given:
@@ -181,10 +181,10 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
         return lambda texts: [
             _generation(text, g) for text, g in zip(texts, session.generate(texts, **decoding, **shared), strict=True)
         ]
-    if session.manifest.task == "classify":
-        return lambda texts: [
-            {"output": f"{c.label}\t{c.probability:.4f}", **vars(c)} for c in session.classify(texts, **shared)
-        ]
+    if session.manifest.task in ("classify", "regress", "tag", "answer"):
+        from .cli_reading import reader
+
+        return reader(session, arguments.overflow, arguments.batch_size)
     if session.manifest.task == "embed":
         return lambda texts: [
             {"output": " ".join(f"{value:.7g}" for value in vector), "vector": vector, "truncated": e.truncated}

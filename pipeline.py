@@ -166,7 +166,10 @@ def task_of(config: ModelConfig) -> Task:
         return "translate"
     if config.architecture == "decoder":
         return "generate"
-    tasks: dict[str, Task] = {"classes": "classify", "embedding": "embed", "vocabulary": "fill_mask"}
+    if config.head == "classes":
+        rates = config.class_scores == "identity" or len(config.class_names) == 1
+        return "regress" if rates else "classify"
+    tasks: dict[str, Task] = {"embedding": "embed", "vocabulary": "fill_mask", "tags": "tag", "span": "answer"}
     return tasks[config.head]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..models import cached, decode
 from ..models.checkpoint import Checkpoint
+from ..models.config import ModelConfig
 from ..models.decode import Decoded
 from ..runtime.bundle.cases import (
     TOP_CANDIDATES,
@@ -28,16 +29,20 @@ from ..runtime.bundle.cases import (
     Masked,
     ReferenceCases,
     Step,
+    TokenScores,
     fold,
 )
 from ..runtime.bundle.manifest import ModelSpec, Task
 from .effort import FEWEST_STEPS, MOST_STEPS, Effort, ordinary
-from .probes import EXTRA_TOKENS, LONGEST, SWEEP_NEW_TOKENS, SWEEP_TOKENS, Codec, Probe, probes
+from .probes import EXTRA_TOKENS, LONGEST, ORDINARY, SWEEP_NEW_TOKENS, SWEEP_TOKENS, Codec, Probe, probes
 
 BEAM_SIZE = 5
 LENGTH_PENALTY = 0.6
 LOGIT_IDS = 16
 MASK = "<mask>"
+QUESTION = "Who is riding a bicycle?"
+PAIRS = 8
+TOKEN_LOGITS = 1024  # at most so many of a text are kept
 
 Progress = Callable[[int, int], None]
 """Told how many of how many cases are done."""
@@ -57,6 +62,9 @@ def record_cases(
         "generate": recorder.decoded,
         "fill_mask": recorder.masked,
         "classify": recorder.classified,
+        "regress": recorder.classified,
+        "tag": recorder.tagged,
+        "answer": recorder.answered,
         "embed": recorder.embedded,
     }[task]
     asked = recorder.asked()
@@ -87,6 +95,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def segments_of(config: ModelConfig, ids: Tensor, second_from: int | None) -> Tensor | None:
+    """Segments ``(B, S)`` of ``ids (B, S)`` whose pair's second text begins at ``second_from``."""
+    if not config.second_segment:
+        return None
+    segments = torch.zeros_like(ids)
+    if second_from is not None:
+        segments[:, second_from:] = config.second_segment
+    return segments
+
+
 def spread_ids(vocab_size: int, end_id: int) -> tuple[int, ...]:
     """The end token, then ids at equal distances up to the last, which is the rarest."""
     count = min(LOGIT_IDS, vocab_size) - 1
@@ -107,6 +125,8 @@ class _Recorder:
     def asked(self) -> list[Probe]:
         """What this network is asked; the number of steps is settled on the way."""
         room = self.max_context - 2
+        if self.config.head == "span":
+            room -= len(self._text_ids(QUESTION)) + len(self.config.pair_between)
         if self.model.decoder is None:
             return list(probes(self.codec, room))
         naive = Effort(weights=sum(p.numel() for p in self.model.parameters()), beams=BEAM_SIZE)
@@ -155,30 +175,72 @@ class _Recorder:
         middle = len(words) // 2
         before = self._text_ids(" ".join(words[:middle]))
         after = self._text_ids(" ".join(words[middle + 1 :]))
-        input_ids = (*before, self.config.mask_id, *after, self.config.end_id)
-        index = torch.tensor([[len(before)]])
+        input_ids = self.spec.source((*before, self.config.mask_id, *after))
+        place = len(before) + int(self.spec.starts_text)
+        index = torch.tensor([[place]])
         ids, mask = decode.right_pad([input_ids], self.config.pad_id)
         logits = self.model.logits(self.model.encode(ids, mask)[0, index[0]])
         yield Case(
             name=probe.name,
             text=" ".join([*words[:middle], MASK, *words[middle + 1 :]]),
             input_ids=input_ids,
-            masked=(Masked(position=len(before), scores=self._step(logits[0])),),
+            masked=(Masked(position=place, scores=self._step(logits[0])),),
         )
 
-    @torch.inference_mode()
     def classified(self, probe: Probe) -> Iterator[Case]:
-        """The class of a text."""
-        input_ids = (*self._text_ids(probe.text), self.config.end_id)
-        ids, mask = decode.right_pad([input_ids], self.config.pad_id)
-        logits = self.model.classify(self.model.encode(ids, mask), mask)[0]
+        """The class of a text, and of some with another one as a pair."""
+        yield self._classified(probe.name, probe.text, None)
+        if self.config.pair_between and probe.text in ORDINARY[:PAIRS]:
+            second = ORDINARY[ORDINARY.index(probe.text) + 1]
+            yield self._classified(f"pair-{probe.name}", probe.text, second)
+
+    @torch.inference_mode()
+    def _classified(self, name: str, text: str | None, pair: str | None) -> Case:
+        hidden, input_ids, second_from = self._read(text, pair)
+        logits = self.model.classify(hidden, torch.ones(1, len(input_ids), dtype=torch.bool))[0]
         label = self.config.class_names[int(logits.argmax())]
-        yield Case(
-            name=probe.name,
-            text=probe.text,
+        return Case(
+            name=name,
+            text=text,
+            pair=pair,
+            second_from=second_from,
             input_ids=input_ids,
             classified=Classified(logits=tuple(logits.tolist()), label=label),
         )
+
+    def tagged(self, probe: Probe) -> Iterator[Case]:
+        """The classes of a text's tokens."""
+        yield self._tokens(probe.name, probe.text, None)
+
+    def answered(self, probe: Probe) -> Iterator[Case]:
+        """Where the answer to ``QUESTION`` begins and ends in a text."""
+        if probe.text:
+            yield self._tokens(probe.name, QUESTION, probe.text)
+
+    @torch.inference_mode()
+    def _tokens(self, name: str, text: str | None, pair: str | None) -> Case:
+        """Of a long text tokens at equal distances."""
+        hidden, input_ids, second_from = self._read(text, pair)
+        logits = self.model.tag(hidden)[0]
+        kept = min(len(input_ids), max(2, TOKEN_LOGITS // logits.shape[1]))
+        places = sorted({i * (len(input_ids) - 1) // max(1, kept - 1) for i in range(kept)})
+        return Case(
+            name=name,
+            text=text,
+            pair=pair,
+            second_from=second_from,
+            input_ids=input_ids,
+            token_scores=tuple(TokenScores(position=p, logits=tuple(logits[p].tolist())) for p in places),
+        )
+
+    def _read(self, text: str | None, pair: str | None) -> tuple[Tensor, tuple[int, ...], int | None]:
+        """Hidden states ``(1, S, D)`` of a text or a pair, its tokens, and where the second text begins."""
+        first, second_from = self._text_ids(text), None
+        input_ids = self.spec.source(first)
+        if pair is not None:
+            input_ids, second_from = self.spec.pair(first, self._text_ids(pair)), self.spec.second_from(first)
+        ids, mask = decode.right_pad([input_ids], self.config.pad_id)
+        return self.model.encode(ids, mask, segments_of(self.config, ids, second_from)), input_ids, second_from
 
     @torch.inference_mode()
     def embedded(self, probe: Probe) -> Iterator[Case]:

@@ -154,17 +154,24 @@ def _name_nodes(graph: ir.Graph) -> None:
         elif node.op_type == "Gather" and _is_parameter(weight):
             _name_lookup(node, weight)
         elif node.op_type == "Gemm":
-            node.name = "classifier"
+            _name_dense(node)
     for node in list(graph):
         if node.op_type == "Attention":
             _name_attention(node)
 
 
+def _name_dense(node: ir.Node) -> None:
+    """A linear layer over one state a text."""
+    weight = node.inputs[1]
+    assert weight is not None and weight.name is not None
+    node.name = weight.name.removesuffix(".weight")
+
+
 def _name_lookup(node: ir.Node, table: ir.Value | None) -> None:
-    """Of the two tables that tokens look up, only the embedding is a parameter with a name of its own."""
-    assert table is not None
-    if table.name == "embedding.weight":
-        node.name = "embedding"
+    """Of the tables that tokens look up, that of positions is no parameter with a name of its own."""
+    assert table is not None and table.name is not None
+    if table.name in ("embedding.weight", "token_types.weight"):
+        node.name = table.name.removesuffix(".weight")
     else:
         node.name, table.name = "positions", "position_table"
 

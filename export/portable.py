@@ -11,7 +11,9 @@ Graphs by architecture: encoder-decoder has ``encoder`` and ``decoder``, decoder
 
     ids (B, S), mask (B, S), logit_index (B, N) int64 -> hidden (B, S, D), logits (B, N, V) or (B, classes)
 
-and where states are pooled, ``embedding_of_text (B, D)`` in place of logits.
+and where states are pooled, ``embedding_of_text (B, D)`` in place of logits. With classes for every token, or the two
+ends of a span, logits are ``(B, S, classes)``. ``segments (B, S) int64`` follows ``mask`` where a model reads pairs and
+tells their texts apart.
 
 ``decoder``, the last three inputs only where there is an encoder::
 
@@ -25,12 +27,13 @@ What a pass may rely on
 -----------------------
 Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gelu, LayerNormalization, LessOrEqual,
 MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
-Unsqueeze; a classifier adds Cast, Clip, Gemm (with ``classifier.weight``, transB=1) and ReduceSum, pooled states Cast,
-Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
+Unsqueeze; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight, transB=1),
+ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
   ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
-  ``rotary.sine (max_positions, Dh/2)`` are computed too. Of a segment embedding row 0 is a constant.
+  ``rotary.sine (max_positions, Dh/2)`` are computed too. Of a segment embedding row 0 is a constant, unless there are
+  ``segments``: then it is a Gather named ``token_types``.
 - A linear layer ``a.b`` is ``Transpose(a.b.weight, perm=[1, 0])`` -> MatMul named ``a.b`` -> Add named ``a.b.bias``.
   So the matrix of a MatMul is the only input of the Transpose before it, ``(out, in)``. The output projection is the
   MatMul named ``vocabulary`` over ``embedding.weight``, which the embedding's Gather (named ``embedding``) reads too,
@@ -133,40 +136,26 @@ class _CrossEncoder(nn.Module):
         return self.model.cross_key_value(self.model.encode(ids, mask))
 
 
-class _WordEncoder(nn.Module):
-    """Tokens -> hidden states, and vocabulary scores at chosen positions."""
+class _Encoder(nn.Module):
+    """Tokens -> hidden states, and what the head makes of them.
+
+    ``rest``: ``segments`` where the model tells a pair's texts apart, then ``logit_index`` where it scores words.
+    """
 
     def __init__(self, model: Transformer) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor, mask: Tensor, logit_index: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.model.encode(ids, mask)
-        return hidden, self.model.logits(_pick(hidden, logit_index))
-
-
-class _Classifier(nn.Module):
-    """Tokens -> hidden states and class scores."""
-
-    def __init__(self, model: Transformer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.model.encode(ids, mask)
-        return hidden, self.model.classify(hidden, mask)
-
-
-class _Embedder(nn.Module):
-    """Tokens -> hidden states and one vector a text."""
-
-    def __init__(self, model: Transformer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.model.encode(ids, mask)
-        return hidden, self.model.pool(hidden, mask)
+    def forward(self, ids: Tensor, mask: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.model.config
+        hidden = self.model.encode(ids, mask, rest[0] if config.second_segment else None)
+        if config.head == "classes":
+            return hidden, self.model.classify(hidden, mask)
+        if config.head == "embedding":
+            return hidden, self.model.pool(hidden, mask)
+        if config.head == "vocabulary":
+            return hidden, self.model.logits(_pick(hidden, rest[-1]))
+        return hidden, self.model.tag(hidden)
 
 
 class _Decoder(nn.Module):
@@ -202,13 +191,17 @@ def _export_encoder(model: Transformer) -> ir.Model:
             for n in _per_layer(model.config.decoder, names.cross_key, names.cross_value)
         }
         return _trace(_CrossEncoder(model), ports, outputs)
-    hidden = {names.HIDDEN: {0: "batch", 1: "source"}}
-    if model.classifier is not None:
-        return _trace(_Classifier(model), ports, hidden | {names.LOGITS: {0: "batch"}})
-    if model.config.head == "embedding":
-        return _trace(_Embedder(model), ports, hidden | {names.EMBEDDING: {0: "batch"}})
-    ports.append(_ids(names.LOGIT_INDEX, "batch", "picks"))
-    return _trace(_WordEncoder(model), ports, hidden | {names.LOGITS: {0: "batch", 1: "picks"}})
+    outputs, head = {names.HIDDEN: {0: "batch", 1: "source"}}, model.config.head
+    if model.config.second_segment:
+        ports.append(_ids(names.SEGMENTS, "batch", "source"))
+    if head == "vocabulary":
+        ports.append(_ids(names.LOGIT_INDEX, "batch", "picks"))
+        outputs[names.LOGITS] = {0: "batch", 1: "picks"}
+    elif head == "embedding":
+        outputs[names.EMBEDDING] = {0: "batch"}
+    else:
+        outputs[names.LOGITS] = {0: "batch"} if head == "classes" else {0: "batch", 1: "source"}
+    return _trace(_Encoder(model), ports, outputs)
 
 
 def _export_decoder(model: Transformer) -> ir.Model:
@@ -270,8 +263,9 @@ def _trace(module: nn.Module, ports: list[_Port], outputs: dict[str, dict[int, s
     """``module`` as a cleaned graph with inputs ``ports`` and the named ``outputs`` with their dynamic dimensions."""
     dims = {name: torch.export.Dim(name) for port in ports for name in port.dims.values()}
     shapes: list[Any] = [{axis: dims[name] for axis, name in port.dims.items()} for port in ports]
-    if isinstance(module, _Decoder):
-        shapes = [*shapes[:4], tuple(shapes[4:])]
+    if isinstance(module, (_Decoder, _Encoder)):
+        fixed = 4 if isinstance(module, _Decoder) else 2
+        shapes = [*shapes[:fixed], *([tuple(rest)] if (rest := shapes[fixed:]) else [])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about axis names that several inputs share, on purpose
         program = torch.onnx.export(

@@ -26,7 +26,7 @@ from ..runtime.bundle.quantized import (
     direction,
     rounded,
 )
-from .cases import one_thread
+from .cases import one_thread, segments_of
 from .quantized import QuantizedLinear, QuantizedTransformer, quantized_network
 
 COPIES = 8
@@ -114,7 +114,10 @@ def _digests(network: Transformer, case: Case, rows: int) -> Digests:
     mask = torch.ones_like(ids, dtype=torch.bool)
     if case.greedy:
         return _decoded(network, case, ids, mask)
-    hidden = network.encode(ids, mask)
+    segments = segments_of(network.config, ids, case.second_from)
+    hidden = network.encode(ids, mask, segments)
+    if case.token_scores:
+        return network.tag(hidden[:, [scores.position for scores in case.token_scores]]).double().numpy()
     if case.classified:
         return network.classify(hidden, mask).double().numpy()[:, None]
     if case.embedded:

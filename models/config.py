@@ -14,8 +14,10 @@ Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"]
 RopeScaling = Literal["none", "linear", "llama3"]
-Head = Literal["vocabulary", "classes", "embedding"]
+Head = Literal["vocabulary", "classes", "embedding", "tags", "span"]
 Pooling = Literal["mean", "first"]
+Pooler = Literal["tanh", "relu"]
+ClassScores = Literal["softmax", "sigmoid", "identity"]
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 
 MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_ROWS = 256, 1024, 2**20, 2**24
@@ -128,7 +130,13 @@ class ModelConfig:
     """A whole network; the defaults are those of the paper. Which stacks exist is its architecture.
 
     ``start_id`` begins every decoded sequence, ``end_id`` ends it; ``mask_id`` is the token an encoder with a
-    vocabulary head predicts words for. ``class_names`` belongs to the ``classes`` head and to no other.
+    vocabulary head predicts words for. ``class_names`` belongs to the ``classes`` and ``tags`` heads and to no other.
+
+    ===================== ===========================================================================================
+    ``head``              ``vocabulary``; ``classes`` of a text; ``tags``: a class for every token; ``span``: for every
+                          token a score for being the first of an answer, and one for being its last (Devlin et al.
+                          2019, section 4.2); ``embedding``: one vector a text
+    ===================== ===========================================================================================
 
     ===================== ===========================================================================================
     ``positions``         ``sinusoidal``: section 3.5 of the paper; ``sinusoidal_halves``: the same numbers, all sines
@@ -141,11 +149,19 @@ class ModelConfig:
     ``embedding_norm``    a LayerNorm on the embeddings, with the encoder's epsilon
     ``tied``              the output projection is the embedding's matrix (section 3.4)
     ``output_bias``       a bias for every token of the vocabulary
-    ``pooling``           head ``embedding``: ``mean`` of the states or the ``first`` one (Reimers and Gurevych 2019,
-                          section 3)
+    ``pooling``           heads ``embedding`` and ``classes``: ``mean`` of the states or the ``first`` one (Reimers and
+                          Gurevych 2019, section 3); ``None`` with classes: ``mean``
+    ``pooler``            head ``classes``: a linear layer and this activation between the pooled state and the classes
+    ``class_scores``      head ``classes``: what makes scores of logits. ``softmax``: one class is right; ``sigmoid``:
+                          each may be; ``identity``: they are values, not probabilities
+    ``head_transform``    head ``vocabulary`` of an encoder: a linear layer, this activation and a LayerNorm before the
+                          output projection (``BertPredictionHeadTransform``)
+    ``mask_splits_text``  what stands before ``mask_id`` and what stands behind it become tokens by themselves
+    ``pair_between``      tokens between the two texts of a pair; none: no pairs are read
+    ``second_segment``    the segment of a pair's second text
     ``normalize``         head ``embedding``: to length 1
-    ``adds_start``        whether ``start_id`` stands before a text; ``None``: in a decoder alone it does, before an
-                          encoder's text it does not
+    ``adds_start``        of a model with one stack, whether ``start_id`` stands before a text; ``None``: in a decoder
+                          it does, before an encoder's text it does not
     ===================== ===========================================================================================
     """
 
@@ -169,6 +185,12 @@ class ModelConfig:
     pooling: Pooling | None = None
     normalize: bool = False
     adds_start: bool | None = None
+    pooler: Pooler | None = None
+    class_scores: ClassScores = "softmax"
+    head_transform: Activation | None = None
+    mask_splits_text: bool = False
+    pair_between: tuple[int, ...] = ()
+    second_segment: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -191,6 +213,7 @@ class ModelConfig:
         _check_size(self, "vocab_size", MOST_ROWS)
         self._check_positions()
         self._check_head()
+        self._check_pairs()
 
     def _check_positions(self) -> None:
         rotary = self.positions == "rotary"
@@ -218,23 +241,53 @@ class ModelConfig:
         if pools:
             _require(self.decoder is None, "an 'embedding' head needs an encoder-only model; this one has a decoder")
             _require(self.pooling is not None, "an 'embedding' head needs pooling: 'mean' or 'first'")
-        _require(pools or self.pooling is None, f"pooling ({self.pooling!r}) belongs to the 'embedding' head only")
-        _require(pools or not self.normalize, "normalize belongs to the 'embedding' head only")
+        classes = self.head == "classes"
         _require(
-            self.adds_start is None or pools or self.decoder is not None,
-            "adds_start belongs to the 'embedding' head and to a model with a decoder",
+            pools or classes or self.pooling is None,
+            f"pooling ({self.pooling!r}) belongs to the 'embedding' and 'classes' heads only",
         )
-        if self.head == "classes":
-            _require(self.decoder is None, "a 'classes' head needs an encoder-only model; this one has a decoder")
-            _require(
-                len(self.class_names) >= 2,
-                f"a 'classes' head needs at least 2 class_names; there are {len(self.class_names)}",
-            )
+        _require(pools or not self.normalize, "normalize belongs to the 'embedding' head only")
+        _require(classes or self.pooler is None, f"pooler ({self.pooler!r}) belongs to the 'classes' head only")
+        _require(
+            classes or self.class_scores == "softmax",
+            f"class_scores ({self.class_scores!r}) belong to the 'classes' head only",
+        )
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        if self.head not in ("classes", "tags"):
+            _require(not self.class_names, f"class_names {self.class_names} belong to the 'classes' and 'tags' heads")
         else:
-            _require(not self.class_names, f"class_names {self.class_names} belong to the 'classes' head only")
+            least = 2 if self.class_scores == "softmax" else 1
+            _require(self.decoder is None, f"a {self.head!r} head needs an encoder-only model; this one has a decoder")
+            _require(
+                len(self.class_names) >= least,
+                f"a {self.head!r} head needs at least {least} class_names; there are {len(self.class_names)}",
+            )
+        _require(
+            self.head != "span" or self.decoder is None,
+            "a 'span' head needs an encoder-only model; this one has a decoder",
+        )
+
+    def _check_pairs(self) -> None:
+        _require(
+            not self.pair_between or self.architecture == "encoder",
+            f"pair_between ({self.pair_between}) belongs to an encoder alone, not {self.architecture}",
+        )
+        _require(self.head != "span" or bool(self.pair_between), "a 'span' head needs pair_between: it reads pairs")
+        for token in self.pair_between:
+            _require(
+                0 <= token < self.vocab_size,
+                f"pair_between ({token}) must be token ids below vocab_size ({self.vocab_size})",
+            )
+        most = max(0, self.token_types - 1) if self.pair_between else 0
+        _require(0 <= self.second_segment <= most, f"second_segment ({self.second_segment}) must be from 0 to {most}")
 
     def _check_output(self) -> None:
         """An output projection and its bias belong to the vocabulary; elsewhere both keep their defaults."""
+        words = self.head == "vocabulary" and self.architecture == "encoder"
+        _require(words or self.head_transform is None, "head_transform belongs to the vocabulary of an encoder alone")
+        _require(words or not self.mask_splits_text, "mask_splits_text belongs to the vocabulary of an encoder alone")
         if self.head != "vocabulary":
             _require(self.tied, f"a {self.head!r} head has no output projection that could be untied")
             _require(self.output_bias, f"a {self.head!r} head has no output_bias that could be left out")
@@ -269,8 +322,9 @@ class ModelConfig:
         for name, kind in (("encoder", StackConfig), ("decoder", StackConfig), ("rope", RopeConfig)):
             if fields.get(name) is not None:
                 fields[name] = kind(**_fields_of(kind, fields[name]))
-        if isinstance(fields.get("class_names"), list):
-            fields["class_names"] = tuple(fields["class_names"])
+        for name in ("class_names", "pair_between"):
+            if isinstance(fields.get(name), list):
+                fields[name] = tuple(fields[name])
         return cls(**fields)
 
 
@@ -306,6 +360,9 @@ def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
             _require(ok, f"{name} ({value!r}) must be a positive number")
         elif kind in (StackConfig, RopeConfig):
             _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
+        elif int in get_args(kind):
+            ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+            _require(ok, f"{name} ({value!r}) must be token ids")
         else:
             ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
             _require(ok, f"{name} ({value!r}) must be strings")

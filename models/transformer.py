@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .config import ModelConfig, StackConfig
 from .dropout import Dropout
 from .layers import (
+    ACTIVATIONS,
     FeedForward,
     KeyValue,
     MultiHeadAttention,
@@ -112,12 +113,23 @@ class Transformer(nn.Module):
         self.encoder = Stack(enc, [EncoderLayer(enc, dropout) for _ in range(enc.n_layers)]) if enc else None
         cross = enc is not None
         self.decoder = Stack(dec, [DecoderLayer(dec, dropout, cross) for _ in range(dec.n_layers)]) if dec else None
-        self.classifier = nn.Linear(config.d_model, len(config.class_names)) if config.head == "classes" else None
+        self._add_head()
+        self._initialize()
+
+    def _add_head(self) -> None:
+        config = self.config
+        outputs = {"classes": len(config.class_names), "tags": len(config.class_names), "span": 2}.get(config.head)
+        self.classifier = nn.Linear(config.d_model, outputs) if outputs else None
+        self.pooler = nn.Linear(config.d_model, config.d_model) if config.pooler else None
+        self.transform = self.transform_norm = None
+        if config.head_transform:
+            assert config.encoder is not None
+            self.transform = nn.Linear(config.d_model, config.d_model)
+            self.transform_norm = nn.LayerNorm(config.d_model, eps=config.encoder.norm_epsilon)
         words = config.head == "vocabulary"
         untied, biased = words and not config.tied, words and config.output_bias
         self.vocabulary = nn.Linear(config.d_model, config.vocab_size, bias=False) if untied else None
         self.vocabulary_bias = nn.Parameter(torch.zeros(config.vocab_size)) if biased else None
-        self._initialize()
 
     def _add_positions(self) -> None:
         """A table ``(max_positions, D)`` to add to the embeddings, or rotations inside the attentions."""
@@ -148,26 +160,29 @@ class Transformer(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         """Token embedding (section 3.4), times sqrt(D) or not, plus position (3.5) and segment, normalized or not.
 
-        ``(B, T)``, ``(B, T) -> (B, T, D)``.
+        ``(B, T)``, ``(B, T)``, ``(B, T) -> (B, T, D)``; without ``segments`` every token is in segment 0.
         """
         x: Tensor = self.embedding(ids)
         if self.config.scale_embeddings:
             x = x * math.sqrt(self.config.d_model)
         if self.token_types is not None:
-            x = x + self.token_types.weight[0]
+            x = x + (self.token_types.weight[0] if segments is None else self.token_types(segments))
         if self.positions is not None:
             x = x + self.positions[positions]
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         return self.embedding_dropout(x)  # type: ignore[no-any-return]
 
-    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states ``(B, S, D)`` of ``ids (B, S)``; boolean ``mask (B, S)`` is false for padding."""
+    def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Hidden states ``(B, S, D)`` of ``ids (B, S)``; boolean ``mask (B, S)`` is false for padding.
+
+        ``segments (B, S)``: which of a pair's texts a token is in, as the configuration numbers them.
+        """
         assert self.encoder is not None
-        x = self.embed(ids, torch.arange(ids.shape[1], device=ids.device)[None].expand_as(ids))
+        x = self.embed(ids, torch.arange(ids.shape[1], device=ids.device)[None].expand_as(ids), segments)
         for layer in self.encoder.layers:
             x = layer(x, mask[:, None, None, :])
         return self.encoder.final_norm(x)  # type: ignore[no-any-return]
@@ -204,13 +219,27 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary (section 3.4): ``(..., D) -> (..., V)``."""
+        if self.transform is not None and self.transform_norm is not None:
+            assert self.config.head_transform is not None
+            hidden = self.transform_norm(ACTIVATIONS[self.config.head_transform](self.transform(hidden)))
         matrix = self.embedding if self.vocabulary is None else self.vocabulary
         return nn.functional.linear(hidden, matrix.weight, self.vocabulary_bias)
 
     def classify(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Scores over the classes from the mean of the unmasked states: ``(B, S, D)``, ``(B, S) -> (B, classes)``."""
+        """Logits of the classes from the pooled states: ``(B, S, D)``, ``(B, S) -> (B, classes)``.
+
+        By default the mean of the unmasked states; with a ``pooler`` one more layer is between (``BertPooler``).
+        """
         assert self.classifier is not None
-        return self.classifier(_mean(hidden, mask))  # type: ignore[no-any-return]
+        pooled = hidden[:, 0] if self.config.pooling == "first" else _mean(hidden, mask)
+        if self.pooler is not None:
+            pooled = self.pooler(pooled).tanh() if self.config.pooler == "tanh" else self.pooler(pooled).relu()
+        return self.classifier(pooled)  # type: ignore[no-any-return]
+
+    def tag(self, hidden: Tensor) -> Tensor:
+        """Logits of every token's classes, or of a span's two ends: ``(B, S, D) -> (B, S, classes)``."""
+        assert self.classifier is not None
+        return self.classifier(hidden)  # type: ignore[no-any-return]
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """One vector a text (Reimers and Gurevych 2019, section 3): ``(B, S, D)``, ``(B, S) -> (B, D)``."""

@@ -15,8 +15,9 @@ from .continuous import Job
 from .cpu import available_cpus
 from .interrupt import Cancellation
 from .options import is_count
+from .reading import BATCH_SIZE, Texts
 from .results import Generation
-from .session import BATCH_SIZE, DecodingArguments, Session, StreamArguments, Texts
+from .session import DecodingArguments, Session, StreamArguments
 from .speculation import refuse_company
 from .workers import BatchWorkers
 

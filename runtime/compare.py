@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.cases import Beam, Classified, Greedy, Step, fold, log_sum_exp
+from .bundle.cases import Beam, Classified, Greedy, Step, TokenScores, fold, log_sum_exp
 from .engine import Candidates, Floats
 from .results import TokenHypothesis
 from .tolerances import Tolerance
@@ -100,8 +101,25 @@ class Comparison:
             return
         values = np.array(expected.logits)
         self._logits(where, logits, values)
-        second, first = np.sort(values)[-2:].tolist()
-        self._best(where, int(logits.argmax()), names.index(expected.label), first - second)
+        if len(values) > 1:
+            second, first = np.sort(values)[-2:].tolist()
+            self._best(where, int(logits.argmax()), names.index(expected.label), first - second)
+
+    def tokens(self, where: str, logits: Floats, expected: Sequence[TokenScores], spans: bool) -> None:
+        """Compare the scores ``(S, classes)`` of a text's tokens where they were recorded.
+
+        The best: the class of every token, or with ``spans`` the token for either end.
+        """
+        if not self._finite(where, logits):
+            return
+        found = logits[[scores.position for scores in expected]]
+        values = np.array([scores.logits for scores in expected])
+        for scores, own, known in zip(expected, found, values, strict=True):
+            self._logits(f"{where}, token {scores.position}", own, known)
+        for own, known in zip(found.T, values.T, strict=True) if spans else zip(found, values, strict=True):
+            if len(known) > 1:
+                second, first = np.sort(known)[-2:].tolist()
+                self._best(where, int(own.argmax()), int(known.argmax()), first - second)
 
     def vector(self, where: str, found: Floats, own: int, references: NDArray[np.float64]) -> None:
         """Compare a text's vector ``(D,)`` with row ``own`` of the ``references (cases, D)`` of all cases."""

@@ -14,7 +14,7 @@ from .bundle.manifest import ModelSpec
 from .coverage import attention_from
 from .draws import SampleRequest
 from .engine import DecoderRun, Engine, Floats, Ids, Memory
-from .inputs import Prepared, right_pad
+from .inputs import Prepared, right_pad, segments_of
 from .interrupt import Watch
 from .options import DecodingOptions
 from .requests import RequestSearch, Task, TextOf, search_requests
@@ -271,17 +271,17 @@ def _score(logits: Floats, tokens: Sequence[int]) -> Score:
 def encode_all(
     engine: Engine,
     model: ModelSpec,
-    sources: Sequence[tuple[int, ...]],
+    sources: Sequence[Prepared],
     logit_index: Sequence[int] | None,
     batch_size: int,
     check: Check,
 ) -> list[tuple[Floats, Floats]]:
     """Hidden states ``(S, D)`` of every source, and what the head makes of them.
 
-    Logits ``(V,)`` at its ``logit_index``, logits ``(classes,)``, or a vector ``(D,)``.
+    Logits ``(V,)`` at its ``logit_index``, logits ``(classes,)`` or ``(S, classes)``, or a vector ``(D,)``.
     """
     batches = plan_batches(
-        [len(s) for s in sources], lambda length: encoder_bytes(model, length), batch_size, memory_budget()
+        [len(s.ids) for s in sources], lambda length: encoder_bytes(model, length), batch_size, memory_budget()
     )
 
     def encode(batch: list[int]) -> list[tuple[Floats, Floats]]:
@@ -289,8 +289,12 @@ def encode_all(
         index: Ids | None = None
         if model.head == "vocabulary":
             index = np.array([[logit_index[i] if logit_index else 0] for i in batch], dtype=np.int64)
-        hidden, logits = engine.encode(*right_pad([sources[i] for i in batch], model.pad_id), index)
+        ids, mask = right_pad([sources[i].ids for i in batch], model.pad_id)
+        segments = segments_of(model, [sources[i] for i in batch], ids.shape[1])
+        hidden, logits = engine.encode(ids, mask, index, segments)
         rows = logits[:, 0] if model.head == "vocabulary" else logits
-        return [(hidden[row, : len(sources[i])].copy(), rows[row].copy()) for row, i in enumerate(batch)]
+        by_token = model.head in ("tags", "span")
+        lengths = [len(sources[i].ids) for i in batch]
+        return [(hidden[i, :n].copy(), rows[i, : n if by_token else None].copy()) for i, n in enumerate(lengths)]
 
     return in_order(batches, map(encode, batches))

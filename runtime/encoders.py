@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError
-from .bundle.manifest import Manifest
+from .bundle.manifest import Manifest, ModelSpec
 from .engine import Floats
 from .inputs import Prepared, too_long
 from .results import Classification, Fill
@@ -30,9 +30,21 @@ def probabilities(logits: Floats) -> Floats:
     return np.exp(log_softmax(logits)).astype(np.float32)
 
 
+def class_scores(model: ModelSpec, logits: Floats) -> Floats:
+    """What the model's scores of classes are, from ``logits (classes,)``.
+
+    Raises:
+        EngineError: a logit is NaN or infinite.
+    """
+    chances = probabilities(logits)
+    if model.class_scores == "softmax":
+        return chances
+    return logits if model.class_scores == "identity" else (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+
+
 def classification(manifest: Manifest, source: Prepared, logits: Floats) -> Classification:
     """The class of a text from ``logits (classes,)``."""
-    values = probabilities(logits).tolist()
+    values = class_scores(manifest.model, logits).tolist()
     names = manifest.model.class_names
     best = max(range(len(values)), key=values.__getitem__)
     return Classification(
@@ -55,10 +67,7 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def masked_tokens(tokenizer: Tokenizer, manifest: Manifest, text: str) -> tuple[tuple[int, ...], int]:
-    """Tokens of a text with one ``<mask>``, without the end token, and the place of the mask among them.
-
-    While the text is split into tokens, a character that no vocabulary has stands for the mask, so that what is around
-    it is split as if a word were there. It comes out as its UTF-8 bytes, behind the mark of a word's beginning.
+    """What an encoder reads of a text with one ``<mask>``, and the place of the mask among these tokens.
 
     Raises:
         InputError: not exactly one mask.
@@ -67,6 +76,32 @@ def masked_tokens(tokenizer: Tokenizer, manifest: Manifest, text: str) -> tuple[
     check_text(text, "text")
     if (count := text.count(MASK)) != 1:
         raise InputError(f"text has {count} times {MASK}, expected once")
+    model = manifest.model
+    before, after = _around_mask(tokenizer, text, model.mask_id) if model.mask_splits_text else _apart(tokenizer, text)
+    assert model.mask_id is not None  # the manifest of a fill_mask bundle has one
+    ids = model.source((*before, model.mask_id, *after))
+    if len(ids) > manifest.max_context:
+        raise too_long("text", len(ids), manifest.max_context)
+    return ids, len(before) + int(model.starts_text)
+
+
+def _around_mask(tokenizer: Tokenizer, text: str, mask_id: int | None) -> tuple[list[int], list[int]]:
+    """Both sides by themselves, as the ``tokenizers`` library splits a text at a special token.
+
+    White space beside the mask belongs to it where the tokenizer's file says so.
+    """
+    before, after = text.split(MASK)
+    strips_left, strips_right = tokenizer.strips(mask_id)
+    before, after = before.rstrip() if strips_left else before, after.lstrip() if strips_right else after
+    return tokenizer.encode_part(before), tokenizer.encode_part(after)
+
+
+def _apart(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """Both sides as they are beside a word.
+
+    While the text is split into tokens, a character that no vocabulary has stands for the mask. It comes out as its
+    UTF-8 bytes, behind the mark of a word's beginning.
+    """
     if _STAND_IN in text:
         raise InputError("text holds U+10FFFD, which stands for the mask in here: remove it")
     stand_in = tokenizer.encode(_STAND_IN)  # with the mark of a word's beginning, if the tokenizer has one
@@ -76,11 +111,7 @@ def masked_tokens(tokenizer: Tokenizer, manifest: Manifest, text: str) -> tuple[
     if place is None:
         raise InputError(f"the tokenizer of this bundle cannot place {MASK} in the text")
     begin = place - 1 if stand_in != bare and ids[:place][-1:] == stand_in[:1] else place
-    assert manifest.model.mask_id is not None  # the manifest of a fill_mask bundle has one
-    masked = (*ids[:begin], manifest.model.mask_id, *ids[place + len(bare) :])
-    if len(masked) + 1 > manifest.max_context:
-        raise too_long("text", len(masked) + 1, manifest.max_context)
-    return masked, begin
+    return ids[:begin], ids[place + len(bare) :]
 
 
 def fills(tokenizer: Tokenizer, ids: tuple[int, ...], place: int, logits: Floats, top: int) -> list[Fill]:

@@ -142,11 +142,15 @@ class Engine(Protocol):
         """
         ...
 
-    def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
+    def encode(
+        self, ids: Ids, mask: Mask, logit_index: Ids | None, segments: Ids | None = None
+    ) -> tuple[Floats, Floats]:
         """Encoder-only: hidden states ``(B, S, D)``, and what the head makes of them.
 
         Logits ``(B, N, V)`` at positions ``logit_index (B, N)`` with a vocabulary head, where ``None`` means position
-        0; logits ``(B, classes)`` with a ``classes`` head; vectors ``(B, D)`` with an ``embedding`` head.
+        0; logits ``(B, classes)`` with a ``classes`` head, ``(B, S, classes)`` with ``tags`` and, of two classes, with
+        ``span``; vectors ``(B, D)`` with an ``embedding`` head. ``segments (B, S)``: which of a pair's texts a token is
+        in; ``None``: the first.
         """
         ...
 

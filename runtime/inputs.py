@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import ContextLengthError, InputError
-from .bundle.manifest import Manifest
+from .bundle.manifest import Manifest, ModelSpec
 from .engine import Ids, Mask
 from .options import DecodingOptions, Overflow
 from .tokenizer import Tokenizer
@@ -19,10 +19,14 @@ EXTRA_TOKENS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The tokens of one text with their specials; ``truncated`` says that the text had more."""
+    """The tokens of one text with their specials; ``truncated`` says that the text had more.
+
+    ``second_from``: where the second text of a pair begins, with its segment.
+    """
 
     ids: tuple[int, ...]
     truncated: bool = False
+    second_from: int | None = None
 
 
 def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str) -> Prepared:
@@ -37,6 +41,42 @@ def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow
     if len(ids) > room and overflow == "error":
         raise too_long(name, len(ids) + specials, manifest.max_context)
     return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room)
+
+
+def prepare_pair(
+    tokenizer: Tokenizer, manifest: Manifest, first: str, second: str, overflow: Overflow, name: str
+) -> Prepared:
+    """Two texts and special tokens, for an encoder. Beyond the context they are refused, or the longer loses its end.
+
+    Raises:
+        InputError: the model reads no pairs.
+        ContextLengthError: too long, and ``overflow`` is ``error``.
+    """
+    model = manifest.model
+    if not model.pair_between:
+        raise InputError("this model reads one text and no pairs: its tokenizer puts nothing between two")
+    texts = tokenizer.encode(first, name), tokenizer.encode(second, f"the pair of {name}")
+    specials = len(model.pair((), ()))
+    room, tokens = manifest.max_context - specials, sum(map(len, texts))
+    if tokens > room and overflow == "error":
+        raise too_long(f"{name} with its pair", tokens + specials, manifest.max_context)
+    kept = longest_first(len(texts[0]), len(texts[1]), room)
+    one, two = (ids[:most] for ids, most in zip(texts, kept, strict=True))
+    return Prepared(ids=model.pair(one, two), truncated=tokens > room, second_from=model.second_from(one))
+
+
+def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts are kept: the longer gives way until both fit, then each in turn.
+
+    As ``TruncationStrategy::LongestFirst`` of the ``tokenizers`` library.
+    """
+    short, long = sorted((first, second))
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = room - short
+    kept = (short, long) if first <= second else (long, short)
+    return min(first, kept[0]), min(second, kept[1])
 
 
 def prepare_prompt(
@@ -168,6 +208,17 @@ def right_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Ids, Mas
         ids[i, : len(sequence)] = sequence
         mask[i, : len(sequence)] = True
     return ids, mask
+
+
+def segments_of(model: ModelSpec, sources: Sequence[Prepared], length: int) -> Ids | None:
+    """Segments ``(B, length)`` of padded ``sources``; ``None`` where a model has one segment."""
+    if not model.second_segment:
+        return None
+    segments = np.zeros((len(sources), length), dtype=np.int64)
+    for row, source in zip(segments, sources, strict=True):
+        if source.second_from is not None:
+            row[source.second_from : len(source.ids)] = model.second_segment
+    return segments
 
 
 def too_long(name: str, tokens: int, max_context: int) -> ContextLengthError:

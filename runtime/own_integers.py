@@ -43,10 +43,10 @@ class OwnIntegersReplay:
         if (case, index) in self._steps:
             self._compare(way, self._steps[case, index], digest(logits, token))
 
-    def classes(self, way: str, case: str, logits: Floats) -> None:
-        """Compare class scores, where they are steady."""
-        if (case, 0) in self._steps:
-            self._compare(way, self._steps[case, 0], logits.astype(np.float64))
+    def classes(self, way: str, case: str, index: int, logits: Floats) -> None:
+        """Compare class scores of a text, or of its recorded token ``index``, where they are steady."""
+        if (case, index) in self._steps:
+            self._compare(way, self._steps[case, index], logits.astype(np.float64))
 
     def vector(self, way: str, case: str, vector: Floats) -> None:
         """Compare the vector ``(D,)`` of a text, where it is steady."""

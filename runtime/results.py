@@ -149,12 +149,58 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """The class of one text: the most probable ``label``, its ``probability``, and those of all classes."""
+    """The class of one text: the most probable ``label``, its ``probability``, and those of all classes.
+
+    They add up to 1 where one class is right, and are each for itself where several may be.
+    """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rating:
+    """What a model gives a text or a pair: ``values`` by name, and the first of them as ``value``.
+
+    Probabilities where the model's scores are, other numbers where it was made to give such.
+    """
+
+    value: float
+    values: dict[str, float]
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One text among those that were ranked, ``index`` its place there; a higher ``score`` fits the query better."""
+
+    index: int
+    text: str
+    score: float
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entity:
+    """Characters ``start`` to ``end`` of a text that belong to one class; ``score`` is the mean of its words'."""
+
+    label: str
+    score: float
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Characters ``start`` to ``end`` of a text; ``score``: probability of the one end times that of the other."""
+
+    text: str
+    start: int
+    end: int
+    score: float
 
 
 @dataclass(frozen=True, kw_only=True)

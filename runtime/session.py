@@ -34,6 +34,7 @@ from .inputs import (
 )
 from .interrupt import Cancellation, Watch
 from .options import DecodingOptions, EarlyStopping, Grammar, Overflow, Phrase, Sampling
+from .reading import BATCH_SIZE, EncodingArguments, PairArguments, Reading, Texts
 from .results import (
     Classification,
     Embedding,
@@ -52,10 +53,6 @@ if TYPE_CHECKING:
     from .verification import VerificationReport
     from .verify import Progress
 
-Texts = list[str] | tuple[str, ...]
-BATCH_SIZE = 32
-"""Texts that go through the engine together by default, fewer where memory is short."""
-
 READ_AHEAD = 16
 """Batches of texts that are read before the first of them goes through, where they come one by one."""
 
@@ -66,6 +63,9 @@ _FOR_TASK = {
     "generate": "generate, stream or score",
     "fill_mask": "fill_mask or encode",
     "classify": "classify or encode",
+    "regress": "regress, rerank or encode",
+    "tag": "tag or encode",
+    "answer": "answer or encode",
     "embed": "embed, similarity or encode",
 }
 
@@ -132,14 +132,7 @@ class IteratingArguments(DecodingArguments, total=False):
     continuous: bool
 
 
-class EncodingArguments(TypedDict, total=False):
-    """Keyword arguments of encoding."""
-
-    overflow: Overflow
-    batch_size: int
-
-
-class Session:
+class Session(Reading):
     """An opened bundle. Cheap to share between threads: the state of a request lives in the request.
 
     A method that takes one text gives one result, and with a list of texts a list of results in the same order.
@@ -293,7 +286,7 @@ class Session:
 
     def encode(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Encoding | list[Encoding]:
         """Hidden states of an encoder-only model, a row a token, special tokens included."""
-        self._require("encode", "fill_mask", "classify", "embed")
+        self._require("encode", "fill_mask", "classify", "regress", "tag", "answer", "embed")
         check_names("encode", arguments, EncodingArguments.__optional_keys__)
         found = [
             Encoding(tokens=source.ids, truncated=source.truncated, hidden=hidden)
@@ -302,19 +295,17 @@ class Session:
         return found[0] if isinstance(texts, str) else found
 
     @overload
-    def classify(self, texts: str, **arguments: Unpack[EncodingArguments]) -> Classification: ...
+    def classify(self, texts: str, **arguments: Unpack[PairArguments]) -> Classification: ...
 
     @overload
-    def classify(self, texts: Texts, **arguments: Unpack[EncodingArguments]) -> list[Classification]: ...
+    def classify(self, texts: Texts, **arguments: Unpack[PairArguments]) -> list[Classification]: ...
 
-    def classify(
-        self, texts: str | Texts, **arguments: Unpack[EncodingArguments]
-    ) -> Classification | list[Classification]:
-        """The class of each text, with the probabilities of all classes."""
+    def classify(self, texts: str | Texts, **arguments: Unpack[PairArguments]) -> Classification | list[Classification]:
+        """The class of each text, or of each pair of a text and its second one, with the probabilities of all."""
         self._require("classify", "classify")
-        check_names("classify", arguments, EncodingArguments.__optional_keys__)
-        encoded = self._encoded(texts, **arguments)
-        found = [classification(self.manifest, source, logits) for source, _, logits in encoded]
+        check_names("classify", arguments, PairArguments.__optional_keys__)
+        scored = self._scored(texts, **arguments)
+        found = [classification(self.manifest, source, logits) for source, logits in scored]
         return found[0] if isinstance(texts, str) else found
 
     @overload
@@ -352,7 +343,7 @@ class Session:
         self._require("fill_mask", "fill_mask")
         ids, place = masked_tokens(self.tokenizer, self.manifest, text)
         model = self.manifest.model
-        [(_, logits)] = encode_all(self.engine, model, [(*ids, model.end_id)], [place], 1, self._check)
+        [(_, logits)] = encode_all(self.engine, model, [Prepared(ids=ids)], [place], 1, self._check)
         return fills(self.tokenizer, ids, place, logits, count(top, "top"))
 
     def verify(self, progress: Progress | None = None) -> VerificationReport:
@@ -549,6 +540,5 @@ class Session:
         self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE
     ) -> list[tuple[Prepared, Floats, Floats]]:
         sources = self._sources(listed(texts), overflow)
-        ids = [source.ids for source in sources]
-        found = encode_all(self.engine, self.manifest.model, ids, None, count(batch_size), self._check)
+        found = encode_all(self.engine, self.manifest.model, sources, None, count(batch_size), self._check)
         return [(source, *states) for source, states in zip(sources, found, strict=True)]

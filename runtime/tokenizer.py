@@ -6,7 +6,8 @@ Special tokens are the runtime's business: text is only text, so a typed ``</s>`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +48,25 @@ def check_text(text: object, name: str) -> str:
     return text
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextToken:
+    """A token and the characters ``start`` to ``end`` that it stands for, white space at their ends left out."""
+
+    id: int
+    start: int
+    end: int
+
+
+def _trimmed(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Some tokenizers count the space before a word as its own."""
+    for start, end in offsets:
+        inside = text[start:end]
+        if bare := inside.strip():
+            start += len(inside) - len(inside.lstrip())
+            end = start + len(bare)
+        yield start, end
+
+
 class Tokenizer:
     """A ``tokenizer.json``, stripped of every setting that belongs to the runtime. Safe to share between threads.
 
@@ -64,6 +84,8 @@ class Tokenizer:
         self.vocab_size: int = self._library.get_vocab_size()
         """Tokens, added ones included."""
         added = self._library.get_added_tokens_decoder()
+        self._goes_on: str | None = getattr(self._library.model, "continuing_subword_prefix", None)
+        self._strips = {i: (bool(token.lstrip), bool(token.rstrip)) for i, token in added.items()}
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
 
     @property
@@ -107,6 +129,34 @@ class Tokenizer:
         check_text(text, "text")
         found = self._guarded("apply", lambda: self._library.encode(text, add_special_tokens=False).offsets)
         return [(int(begin), int(end)) for begin, end in found]
+
+    def encode_part(self, text: str) -> list[int]:
+        """Token ids of a part of a text that has been checked; of nothing, or of white space, there may be none."""
+        ids: list[int] = self._guarded("apply", lambda: self._library.encode(text, add_special_tokens=False).ids)
+        return ids
+
+    def encode_with_offsets(self, text: str, name: str = "text") -> list[TextToken]:
+        """As :meth:`encode`, with where each token stands in ``text``.
+
+        Raises:
+            InputError, TokenizerError: as :meth:`encode`.
+        """
+        check_text(text, name)
+        found = self._guarded("apply", lambda: self._library.encode(text, add_special_tokens=False))
+        return [
+            TextToken(id=i, start=start, end=end)
+            for i, (start, end) in zip(found.ids, _trimmed(text, found.offsets), strict=True)
+        ]
+
+    def continues(self, token: int) -> bool | None:
+        """Whether a token goes on with the word before it, as WordPiece marks it; ``None`` where there is no mark."""
+        if not self._goes_on:
+            return None
+        return self.piece(token).startswith(self._goes_on)
+
+    def strips(self, token: int | None) -> tuple[bool, bool]:
+        """Whether white space before an added token, and behind it, belongs to the token."""
+        return self._strips.get(-1 if token is None else token, (False, False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``; special tokens have none, and bytes that are no UTF-8 become U+FFFD."""

@@ -23,7 +23,7 @@ from .compare import Comparison, greedy_margin
 from .decoding import Request, capacity, start_search
 from .encoders import masked_tokens
 from .engine import Candidates, Floats, Ids, Memory
-from .inputs import Prepared, right_pad
+from .inputs import Prepared, right_pad, segments_of
 from .noise import tolerance_of
 from .options import DecodingOptions
 from .own_integers import OwnIntegersReplay
@@ -138,7 +138,7 @@ class _Replay:
     def _tokenizer(self, case: Case) -> None:
         check, tokenizer = self.comparisons[case.name], self.session.tokenizer
         if case.text is not None:
-            ids = self._ids(case.text)
+            ids = self._ids(case.text, case.pair)
             if ids != case.input_ids:
                 check.fault(f"tokenizer: the text becomes {_few(ids)}, expected {_few(case.input_ids)}")
         prompt = () if self.model.encoder else case.input_ids
@@ -146,12 +146,14 @@ class _Replay:
             if trace and (text := tokenizer.continuation(prompt, trace.tokens)) != trace.text:
                 check.fault(f"tokenizer: {_few(trace.tokens)} become {text[:80]!r}, expected {trace.text[:80]!r}")
 
-    def _ids(self, text: str) -> tuple[int, ...]:
-        """What the network is given for ``text``."""
+    def _ids(self, text: str, pair: str | None) -> tuple[int, ...]:
+        """What the network is given for ``text``, and for ``pair`` where it is the first of two."""
         manifest, tokenizer = self.session.manifest, self.session.tokenizer
         if manifest.task == "fill_mask":
-            return (*masked_tokens(tokenizer, manifest, text)[0], self.model.end_id)
+            return masked_tokens(tokenizer, manifest, text)[0]
         ids = tokenizer.encode(text)
+        if pair is not None:
+            return self.model.pair(ids, tokenizer.encode(pair))
         return self.model.prompt(ids) if manifest.task == "generate" else self.model.source(ids)
 
     def _memory(self, cases: Sequence[Case]) -> Memory:
@@ -212,7 +214,10 @@ class _Replay:
     def _encoded(self, batch: list[Case], where: str) -> None:
         """Scores or vectors of an encoder-only model."""
         ids, mask = right_pad([case.input_ids for case in batch], self.model.pad_id)
-        _, logits = self.engine.encode(ids, mask, self._masks(batch) if self.model.head == "vocabulary" else None)
+        sources = [Prepared(ids=case.input_ids, second_from=case.second_from) for case in batch]
+        segments = segments_of(self.model, sources, ids.shape[1])
+        masks = self._masks(batch) if self.model.head == "vocabulary" else None
+        _, logits = self.engine.encode(ids, mask, masks, segments)
         for row, case in zip(logits, batch, strict=True):
             check = self.comparisons[case.name]
             if case.embedded:
@@ -222,7 +227,12 @@ class _Replay:
             elif case.classified:
                 check.classes(where, row, case.classified, self.model.class_names)
                 if self.own:
-                    self.own.classes(where, case.name, row)
+                    self.own.classes(where, case.name, 0, row)
+            elif case.token_scores:
+                check.tokens(where, row, case.token_scores, self.model.head == "span")
+                for i, token in enumerate(case.token_scores):
+                    if self.own:
+                        self.own.classes(where, case.name, i, row[token.position])
             for i, (masked, scores) in enumerate(zip(case.masked or (), row, strict=False)):
                 _compare_mask(check, where, masked, scores)
                 if self.own:

@@ -1,12 +1,13 @@
-"""BERT (Devlin et al. 2019) as sentence-transformers use it: the encoder without its heads, its states pooled.
+"""BERT (Devlin et al. 2019): the encoder with each of its heads, or with its states pooled by sentence-transformers.
 
-Reference: ``transformers/models/bert/modeling_bert.py`` of transformers 5.24.0, ``BertModel``.
+Reference: ``transformers/models/bert/modeling_bert.py`` of transformers 5.24.0.
 """
 
 from __future__ import annotations
 
 from ..config import ModelConfig, StackConfig
 from .family import ACTIVATIONS, Facts, Family, Fields
+from .heads import architectures, encoder_fields
 
 _LAYER = "encoder.layer.{i}"
 _OURS = "encoder.layers.{i}"
@@ -23,6 +24,13 @@ KEYS = {
     f"{_LAYER}.intermediate.dense": f"{_OURS}.feed_forward.inner",
     f"{_LAYER}.output.dense": f"{_OURS}.feed_forward.outer",
     f"{_LAYER}.output.LayerNorm": f"{_OURS}.feed_forward_residual.norm",
+    "pooler.dense": "pooler",
+    "classifier": "classifier",
+    "qa_outputs": "classifier",
+    "cls.predictions.transform.dense": "transform",
+    "cls.predictions.transform.LayerNorm": "transform_norm",
+    "cls.predictions.decoder": "vocabulary",
+    "cls.predictions.bias": "vocabulary_bias",
 }
 
 
@@ -36,20 +44,13 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     fields.only(
         position_embedding_type="absolute", is_decoder=False, add_cross_attention=False, tie_word_embeddings=True
     )
-    if facts.pooling is None:
-        fields.faults.append("nothing says how states become one vector: expected a modules.json with a Pooling")
-    if len(facts.prefix) != 1 or len(facts.suffix) != 1:
-        fields.faults.append(
-            f"the tokenizer puts {facts.prefix} before and {facts.suffix} after a text, expected one token each"
-        )
+    own = encoder_fields(fields, facts, segments=types, pooler="tanh", transform=activation)
 
     def make() -> ModelConfig:
         return ModelConfig(
             vocab_size=vocabulary,
             max_positions=positions,
             pad_id=pad,
-            start_id=facts.prefix[0],
-            end_id=facts.suffix[0],
             encoder=StackConfig(
                 n_layers=layers,
                 d_model=width,
@@ -58,25 +59,19 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
                 activation=activation,
                 norm_epsilon=epsilon,
             ),
-            head="embedding",
-            positions="learned",
-            scale_embeddings=False,
-            token_types=types,
-            embedding_norm=True,
-            pooling=facts.pooling,
-            normalize=facts.normalize,
-            adds_start=True,
+            **own,
         )
 
     return fields.build(make)
 
 
 BERT = Family(
-    architectures=("BertModel",),
+    architectures=architectures("Bert"),
     config=_config,
     keys=KEYS,
     optional_prefix="bert.",
-    # The pooler (tanh of a dense layer over the first state) is no part of any pooling read here; old files hold the
-    # numbers 0, 1, 2, ... as positions.
-    dropped=(r"pooler\.dense\.(weight|bias)", r"embeddings\.position_ids"),
+    # The pooler (tanh of a dense layer over the first state) is read before classes only; what tells whether one
+    # sentence follows another stands beside the masked words of the original; old files hold 0, 1, 2, ... as positions.
+    dropped=(r"pooler\.dense\.(weight|bias)", r"cls\.seq_relationship\.(weight|bias)", r"embeddings\.position_ids"),
+    copies={"vocabulary.weight": "embedding.weight", "vocabulary.bias": "vocabulary_bias"},
 )

@@ -61,6 +61,10 @@ class Fields:
             return None
         return value
 
+    def given(self, name: str) -> bool:
+        """Whether there is such a field."""
+        return self._data.get(name) is not None
+
     def choice(self, name: str, choices: Mapping[str, Any], default: str) -> Any:
         """What ``choices`` make of a field's value."""
         self._seen.add(name)
@@ -104,7 +108,9 @@ class Fields:
 class Facts:
     """What other files than ``config.json`` say of a network.
 
-    ``prefix``, ``suffix``: special tokens that the tokenizer puts around a text. ``pooling``, ``normalize`` and
+    ``prefix``, ``suffix``: special tokens that the tokenizer puts around a text; ``between`` the two texts of a pair,
+    none where it makes no pairs, and ``second_type`` is what it calls the type of the second. ``mask``: the token that
+    stands for a word to be found. ``pooling``, ``normalize`` and
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
     ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
     that may not be generated, as either says.
@@ -112,6 +118,9 @@ class Facts:
 
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    second_type: int = 0
+    mask: int | None = None
     pooling: Pooling | None = None
     normalize: bool = False
     max_tokens: int | None = None
@@ -134,11 +143,12 @@ class Family:
 
     ``keys``: their names to ours, ``{i}`` standing for a number; a name stands for the tensors under it, ``.weight``
     and ``.bias``. Several of ours: theirs is cut into as many equal parts along its first axis. ``optional_prefix`` may
-    stand before all of theirs. ``dropped``: regular expressions of names that hold nothing a network needs.
-    ``transposed``: those of matrices that lie as ``(in, out)``. ``copies``: our names of tensors that must equal a
-    parameter where there is none of their own, or stand for it where it is not in the file. ``zeros``: parameters that
-    are 0 where a file lacks them. ``adapt``: their tensor, under our name, as this network has it. ``tokenizer``: the
-    contents of a ``tokenizer.json`` out of the other files of a folder; ``None`` where they are not there.
+    stand before all of theirs. ``dropped``: regular expressions of names that hold nothing a network needs, or that a
+    head does not use. ``transposed``: those of matrices that lie as ``(in, out)``. ``copies``: our names of tensors
+    that must equal a parameter where there is none of their own, or stand for it where it is not in the file.
+    ``zeros``: parameters that are 0 where a file lacks them. ``adapt``: their tensor, under our name, as this network
+    has it. ``unread_rows``: how many rows at the beginning of a parameter no text reads, by our name. ``tokenizer``:
+    the contents of a ``tokenizer.json`` out of the other files of a folder; ``None`` where they are not there.
 
     Raises:
         ConfigError: the row contradicts itself.
@@ -153,6 +163,7 @@ class Family:
     transposed: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     adapt: Callable[[str, Tensor, Facts], Tensor] = lambda name, tensor, facts: tensor
+    unread_rows: Callable[[ModelConfig], Mapping[str, int]] = lambda _: {}
     tokenizer: Callable[[Path, Mapping[str, Any]], str | None] = lambda folder, config: None
 
     def __post_init__(self) -> None:
@@ -230,7 +241,7 @@ def build(
     """
     fields = Fields(config, f"{where}: config.json")
     plan = blueprint(family.config(fields, facts))
-    expected = plan.state_dict()
+    expected, unread = plan.state_dict(), family.unread_rows(plan.config)
     found: dict[str, Tensor] = {}
     copies: list[tuple[str, Tensor]] = []
     faults: list[str] = []
@@ -246,10 +257,12 @@ def build(
             original = family.copies.get(ours)
             if ours not in expected and original is not None and original in expected:
                 copies.append((original, part))
+            elif ours not in expected and family.is_dropped(name):
+                continue
             elif ours in found:
                 faults.append(f"{name} is given twice, with and without {family.optional_prefix!r}")
             else:
-                found[ours] = part
+                found[ours] = part[unread.get(ours, 0) :] if ours in unread else part
     for name, tensor in copies:
         if not _equal(found.setdefault(name, tensor), tensor):
             faults.append(f"a copy of {name} differs from it")

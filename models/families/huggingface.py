@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .sentence import read_sentences
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 LICENCES = ("NOTICE", "LICENSE", "LICENSE.txt", "LICENSE.md")
 _LONGEST_NOTICE = 20_000  # characters, as in a bundle
 _CARD = "README.md"
@@ -121,20 +123,44 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
 
 
 def _facts(folder: Path, config: dict[str, Any], tokenizer: Any) -> Facts:
-    prefix, suffix = _special_tokens(folder, tokenizer)
-    sentences, generation = read_sentences(folder), _optional(folder / GENERATION_CONFIG)
-    eos, suppressed = generation.get("eos_token_id"), _suppressed(folder, config, generation)
-    if sentences is None:
-        return Facts(prefix=prefix, suffix=suffix, eos=eos, suppressed=suppressed)
-    return Facts(
+    prefix, suffix = special_tokens(folder, tokenizer)
+    between, second_type = _between_pairs(tokenizer, prefix, suffix)
+    generation = _optional(folder / GENERATION_CONFIG)
+    facts = Facts(
         prefix=prefix,
         suffix=suffix,
-        eos=eos,
-        suppressed=suppressed,
-        pooling=sentences.pooling,
-        normalize=sentences.normalize,
-        max_tokens=sentences.max_tokens,
+        between=between,
+        second_type=second_type,
+        mask=_mask(folder, tokenizer),
+        eos=generation.get("eos_token_id"),
+        suppressed=_suppressed(folder, config, generation),
     )
+    sentences = read_sentences(folder)
+    if sentences is None:
+        return facts
+    return replace(facts, pooling=sentences.pooling, normalize=sentences.normalize, max_tokens=sentences.max_tokens)
+
+
+def _between_pairs(tokenizer: Any, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """What the tokenizer puts between two texts, and the type of the second; nothing where it makes no such pairs."""
+    bare = tuple(tokenizer.encode(_PROBE, add_special_tokens=False).ids)
+    whole = tokenizer.encode(_PROBE, _PROBE)
+    begin, end = (*prefix, *bare), (*bare, *suffix)
+    ids, length = tuple(whole.ids), len(begin) + len(end)
+    if len(ids) <= length or ids[: len(begin)] != begin or ids[-len(end) :] != end:
+        return (), 0
+    return ids[len(begin) : -len(end)], whole.type_ids[-len(end)]
+
+
+def _mask(folder: Path, tokenizer: Any) -> int | None:
+    """The token that ``tokenizer_config.json`` or ``special_tokens_map.json`` calls ``mask_token``."""
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
+        token = _optional(folder / name).get("mask_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            found: int | None = tokenizer.token_to_id(text)
+            return found
+    return None
 
 
 def _suppressed(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> tuple[int, ...]:
@@ -172,12 +198,13 @@ def _tokenizer(folder: Path, made: str | None = None) -> Any:
     return tokenizer
 
 
-def _special_tokens(folder: Path, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def special_tokens(folder: Path, tokenizer: Any = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the tokenizer puts before a text and after it; ``add_bos_token`` in its configuration goes before.
 
     Raises:
         CheckpointError: the configuration asks for something else before or after a text, or the text itself changes.
     """
+    tokenizer = tokenizer or _tokenizer(folder)
     bare, whole = (tokenizer.encode(_PROBE, add_special_tokens=special).ids for special in (False, True))
     place = next((i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare), None)
     if place is None:

@@ -126,8 +126,16 @@ class Masked:
 class Classified:
     """``logits`` in the order of the model's ``class_names``, and the ``label`` that won."""
 
-    logits: Annotated[tuple[_Real, ...], Length(2, 10_000)]
+    logits: Annotated[tuple[_Real, ...], Length(1, 10_000)]
     label: Annotated[str, Text(200)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """``logits`` of one token of ``input_ids``: of its classes, or of its being the first and the last of a span."""
+
+    position: Annotated[int, Between(0, 65_535)]
+    logits: Annotated[tuple[_Real, ...], Length(2, 10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +150,8 @@ class Case:
     """One input and what the reference made of it.
 
     ``input_ids`` are what the network was given, special tokens included: a source with its end token, a prompt with
-    its start token. ``text`` is ``None`` where no text gives these ids. ``max_new_tokens`` bounded both searches.
+    its start token. ``text`` is ``None`` where no text gives these ids; ``pair`` is the second text of a pair, whose
+    segment begins at ``second_from`` of the ids. ``max_new_tokens`` bounded both searches.
     """
 
     name: Annotated[str, Text(64, r"[a-z0-9][a-z0-9-]*")]
@@ -154,11 +163,18 @@ class Case:
     masked: Annotated[tuple[Masked, ...], Length(1, 65_536)] | None = None
     classified: Classified | None = None
     embedded: Embedded | None = field(default=None, metadata=LATER)
+    token_scores: Annotated[tuple[TokenScores, ...], Length(1, 65_536)] | None = field(default=None, metadata=LATER)
+    pair: Annotated[str, Text(1_000_000)] | None = field(default=None, metadata=LATER)
+    second_from: Annotated[int, Between(0, 65_535)] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        for masked in self.masked or ():
-            if masked.position >= len(self.input_ids):
-                raise BundleFormatError(f"masked position {masked.position} is beyond {len(self.input_ids)} input_ids")
+        for kind, places in (("masked", self.masked), ("token_scores", self.token_scores)):
+            for place in places or ():
+                if place.position >= len(self.input_ids):
+                    ids = len(self.input_ids)
+                    raise BundleFormatError(f"{kind} position {place.position} is beyond {ids} input_ids")
+        if (self.pair is None) != (self.second_from is None):
+            raise BundleFormatError(f"pair {self.pair!r} beside second_from {self.second_from}: one is of the other")
         for trace in (self.greedy, self.beam):
             if trace and self.max_new_tokens and len(trace.tokens) > self.max_new_tokens:
                 raise BundleFormatError(f"{len(trace.tokens)} tokens exceed max_new_tokens ({self.max_new_tokens})")
@@ -170,6 +186,9 @@ _OUTPUTS: dict[str, frozenset[str]] = {
     "generate": frozenset({"max_new_tokens", "greedy", "beam"}),
     "fill_mask": frozenset({"masked"}),
     "classify": frozenset({"classified"}),
+    "regress": frozenset({"classified"}),
+    "tag": frozenset({"token_scores"}),
+    "answer": frozenset({"token_scores"}),
     "embed": frozenset({"embedded"}),
 }
 
@@ -215,6 +234,9 @@ class ReferenceCases:
             )
             if not known:
                 raise_faults(where, [f"case {case.name} does not classify into {list(model.class_names)[:20]}"])
+            values = 2 if model.head == "span" else len(model.class_names)
+            if any(len(scores.logits) != values for scores in case.token_scores or ()):
+                raise_faults(where, [f"case {case.name} has a token without one logit for each of {values} classes"])
             if case.embedded and model.encoder and len(case.embedded.vector) != model.encoder.d_model:
                 found, width = len(case.embedded.vector), model.encoder.d_model
                 raise_faults(where, [f"case {case.name} has a vector of {found} numbers, expected {width}"])

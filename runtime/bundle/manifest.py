@@ -42,7 +42,7 @@ WEIGHTS_FILE = "weights.bin"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 1 << 40
 
-Task = Literal["translate", "generate", "fill_mask", "classify", "embed"]
+Task = Literal["translate", "generate", "fill_mask", "classify", "regress", "tag", "answer", "embed"]
 Target = Literal["cpu", "openvino"]
 Precision = Literal["fp32", "int8", "int8-fast", "int4"]
 Layout = Literal["shared-buffer", "stateful", "none"]
@@ -111,7 +111,7 @@ class ModelSpec:
     end_id: _Token
     encoder: StackSpec | None
     decoder: StackSpec | None
-    head: Literal["vocabulary", "classes", "embedding"]
+    head: Literal["vocabulary", "classes", "embedding", "tags", "span"]
     mask_id: _Token | None
     class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
     positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"] = field(
@@ -120,16 +120,23 @@ class ModelSpec:
     pooling: Literal["mean", "first"] | None = field(default=None, metadata=LATER)
     normalize: bool = field(default=False, metadata=LATER)
     adds_start: bool | None = field(default=None, metadata=LATER)
+    class_scores: Literal["softmax", "sigmoid", "identity"] = field(default="softmax", metadata=LATER)
+    mask_splits_text: bool = field(default=False, metadata=LATER)
+    pair_between: Annotated[tuple[_Token, ...], Length(0, 8)] = field(default=(), metadata=LATER)
+    second_segment: Annotated[int, Between(0, 2**24)] = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._contradictions())
 
     def _contradictions(self) -> Iterator[str]:
         pools = self.head == "embedding"
-        if (self.pooling is not None) != pools or (self.normalize and not pools):
+        wrong = self.pooling is None if pools else self.pooling is not None and self.head != "classes"
+        if wrong or (self.normalize and not pools):
             yield f"a {self.head!r} head cannot have pooling {self.pooling!r}, normalize {self.normalize}"
-        if self.adds_start is not None and not (pools or self.decoder):
-            yield "adds_start belongs to the 'embedding' head and to a model with a decoder"
+        if self.pair_between and (self.encoder is None or self.decoder):
+            yield "pair_between belongs to an encoder alone"
+        if self.second_segment and not self.pair_between:
+            yield "second_segment belongs to a model with pair_between"
         if self.encoder is None and self.decoder is None:
             yield "a model needs an encoder, a decoder, or both"
         if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:
@@ -138,9 +145,17 @@ class ModelSpec:
             value = getattr(self, name)
             if value is not None and value >= self.vocab_size:
                 yield f"{name} ({value}) must be below vocab_size ({self.vocab_size})"
+        yield from self._class_contradictions()
+
+    def _class_contradictions(self) -> Iterator[str]:
         distinct = len(set(self.class_names))
-        if (distinct >= 2) != (self.head == "classes") or distinct < len(self.class_names):
-            yield f"a {self.head!r} head cannot have {len(self.class_names)} class_names: 'classes' takes 2 or more"
+        least = 1 if self.class_scores != "softmax" else 2
+        named = self.head in ("classes", "tags")
+        if (distinct < least if named else distinct) or distinct < len(self.class_names):
+            wanted = f"{least} or more, all different" if named else "none"
+            yield f"a {self.head!r} head cannot have {len(self.class_names)} class_names: it takes {wanted}"
+        if self.class_scores != "softmax" and self.head != "classes":
+            yield f"a {self.head!r} head cannot have class_scores {self.class_scores!r}"
 
     @property
     def starts_text(self) -> bool:
@@ -155,6 +170,19 @@ class ModelSpec:
         """What an encoder reads of a text's ``ids``."""
         return (self.start_id, *ids, self.end_id) if self.starts_text else (*ids, self.end_id)
 
+    def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+        """What an encoder reads of two texts' ids; where the second begins, :meth:`second_from` says."""
+        return self.source((*first, *self.pair_between, *second))
+
+    def second_from(self, first: Sequence[int]) -> int:
+        """The place of a pair's second text among the tokens of :meth:`pair`."""
+        return int(self.starts_text) + len(first) + len(self.pair_between)
+
+    @property
+    def rates(self) -> bool:
+        """Whether its scores are values, or one alone, and not classes to choose from."""
+        return self.class_scores == "identity" or len(self.class_names) == 1
+
     @classmethod
     def from_json(cls, data: Any) -> ModelSpec:
         """Read what ``ModelConfig.to_json`` gives; raises :class:`~edgewise.errors.BundleFormatError`."""
@@ -164,6 +192,7 @@ class ModelSpec:
 
 REFERENCE_ONLY = frozenset(
     {"rope", "scale_embeddings", "token_types", "embedding_norm", "tied", "output_bias"}  # of a ModelConfig
+    | {"pooler", "head_transform"}  # of a ModelConfig
     | {"attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
 )
 
@@ -312,7 +341,10 @@ class Manifest:
             "translate": model.encoder is not None and model.decoder is not None,
             "generate": model.encoder is None,
             "fill_mask": model.decoder is None and model.head == "vocabulary" and model.mask_id is not None,
-            "classify": model.decoder is None and model.head == "classes",
+            "classify": model.decoder is None and model.head == "classes" and not model.rates,
+            "regress": model.decoder is None and model.head == "classes" and model.rates,
+            "tag": model.decoder is None and model.head == "tags",
+            "answer": model.decoder is None and model.head == "span" and bool(model.pair_between),
             "embed": model.decoder is None and model.head == "embedding",
         }
         if not needs[self.task]:

@@ -35,15 +35,15 @@ Arithmetic = Literal["int8", "float32"]
 """How an engine multiplies where the graph leaves it the choice: activations as int8 in groups, or as they are."""
 ARITHMETICS: tuple[Arithmetic, ...] = ("int8", "float32")
 
-_Values = Annotated[tuple[Annotated[float, Between(-1e9, 1e9)], ...], Length(2, 10_000)]
+_Values = Annotated[tuple[Annotated[float, Between(-1e9, 1e9)], ...], Length(1, 10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SteadyStep:
     """What :func:`digest` makes of the scores of step ``index`` of a case, by arithmetic.
 
-    ``index`` counts the steps of greedy decoding, fed with the recorded tokens, or the masks of a text; it is 0 for
-    classes and for vectors, of which :func:`direction` says what is compared.
+    ``index`` counts the steps of greedy decoding, fed with the recorded tokens, or the masks of a text, or its recorded
+    tokens; it is 0 for classes and for vectors, of which :func:`direction` says what is compared.
     """
 
     index: Annotated[int, Between(0, 65_535)]
@@ -112,6 +112,8 @@ def _sizes(case: Case) -> tuple[int, int]:
         return 1, len(case.classified.logits)
     if case.embedded:
         return 1, len(case.embedded.vector)
+    if case.token_scores:
+        return len(case.token_scores), len(case.token_scores[0].logits)
     return len(case.masked or (case.greedy.tokens if case.greedy else ())), 2 + FOLDS
 
 

@@ -30,13 +30,14 @@ GRAPHS = (ENCODER, DECODER, PREFILL, STEP, RAGGED, VERIFY, ALIGNMENT)
 # Inputs of the portable form.
 IDS = "ids"  # (B, S), (R, T) int64
 MASK = "mask"  # (B, S) bool: false for padding
+SEGMENTS = "segments"  # (B, S) int64: which of a pair's texts a token is in
 POSITIONS = "positions"  # (R, T) int64: counts real tokens
 KEY_MASK = "key_mask"  # (R, C) bool: false for padding
 LOGIT_INDEX = "logit_index"  # (B, N), (R, N) int64: positions along T whose logits are wanted
 CROSS_MASK = "cross_mask"  # (B, S) bool: false for padding of the source
 
 # Outputs of the portable form.
-LOGITS = "logits"  # (B, N, V), (R, N, V), (B, classes) float32
+LOGITS = "logits"  # (B, N, V), (R, N, V), (B, classes), (B, S, classes) float32
 HIDDEN = "hidden"  # (B, S, D) float32
 EMBEDDING = "embedding_of_text"  # (B, D) float32: the states pooled, and normalized where the model says so
 

@@ -170,11 +170,16 @@ class OnnxRuntimeEngine:
             (found,) = session.run([names.CROSS_ATTENTION], {n: a for n, a in feeds.items() if n in wanted})
         return _finite(found, "attention weights")
 
-    def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
+    def encode(
+        self, ids: Ids, mask: Mask, logit_index: Ids | None, segments: Ids | None = None
+    ) -> tuple[Floats, Floats]:
         """See :class:`~edgewise.runtime.engine.Engine`."""
         session = self.session(names.ENCODER)
         feeds: dict[str, NDArray[Any]] = {names.IDS: ids, names.MASK: mask}
-        if any(value.name == names.LOGIT_INDEX for value in session.get_inputs()):
+        inputs = {value.name for value in session.get_inputs()}
+        if names.SEGMENTS in inputs:
+            feeds[names.SEGMENTS] = np.zeros_like(ids) if segments is None else segments
+        if names.LOGIT_INDEX in inputs:
             feeds[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
         outputs = {value.name for value in session.get_outputs()}
         scores = names.EMBEDDING if names.EMBEDDING in outputs else names.LOGITS

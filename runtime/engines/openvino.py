@@ -131,10 +131,14 @@ class OpenVinoEngine:
         assert self._alignment_file is not None
         return _Pool(self._compile(self._core, names.ALIGNMENT, self._alignment_file))
 
-    def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
+    def encode(
+        self, ids: Ids, mask: Mask, logit_index: Ids | None, segments: Ids | None = None
+    ) -> tuple[Floats, Floats]:
         """See :class:`~edgewise.runtime.engine.Engine`."""
         assert self._encoder is not None
         inputs: dict[str, NDArray[Any]] = {names.IDS: ids, names.MASK: mask}
+        if names.SEGMENTS in self._encoder.inputs:
+            inputs[names.SEGMENTS] = np.zeros_like(ids) if segments is None else segments
         if names.LOGIT_INDEX in self._encoder.inputs:
             inputs[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
         scores = names.EMBEDDING if names.EMBEDDING in self._encoder.outputs else names.LOGITS

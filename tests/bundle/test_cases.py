@@ -104,6 +104,12 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown kind": (lambda d: d.update(kind="x"), "kind is 'x', expected one of"),
     "no cases": (lambda d: d.update(cases=[]), "cases is a list of 0, expected 1 to 10000 members"),
     "missing field": (lambda d: _case(d).pop("beam"), r"cases\[0\] lacks fields 'beam'"),
+    "a pair that begins nowhere": (lambda d: _case(d).update(pair="a man"), "pair 'a man' beside second_from None"),
+    "a segment of no pair": (lambda d: _case(d).update(second_from=1), "pair None beside second_from 1"),
+    "a token beyond the text": (
+        lambda d: _case(d).update(token_scores=[{"position": 9999, "logits": [0.0, 1.0]}]),
+        "token_scores position 9999 is beyond",
+    ),
     "case twice": (lambda d: d.update(cases=d["cases"] * 2), "case one-word is given 2 times"),
     "odd name": (lambda d: _case(d).update(name="One Word"), r"cases\[0\].name is 'One Word', expected text"),
     "outputs of another kind": (lambda d: d.update(kind="classify"), r"case one-word holds .*, expected of 'classify'"),

@@ -169,8 +169,18 @@ TAMPERED = {
     "classes of a vocabulary": (put("model.class_names", ["a", "b"]), "a 'vocabulary' head cannot have 2 class_names"),
     "no classes": (
         put("model.head", "classes"),
-        "a 'classes' head cannot have 0 class_names: 'classes' takes 2 or more",
+        "a 'classes' head cannot have 0 class_names: it takes 2 or more, all different",
     ),
+    "one class of which one is right": (
+        lambda d: d["model"].update(head="classes", class_names=["a"]),
+        "a 'classes' head cannot have 1 class_names: it takes 2 or more, all different",
+    ),
+    "scores of no classes": (
+        put("model.class_scores", "sigmoid"),
+        "a 'vocabulary' head cannot have class_scores 'sigmoid'",
+    ),
+    "pairs for a decoder": (put("model.pair_between", [1]), "pair_between belongs to an encoder alone"),
+    "a segment without pairs": (put("model.second_segment", 1), "second_segment belongs to a model with pair_between"),
     "epsilon of nothing": (put("model.encoder.norm_epsilon", 0), "norm_epsilon is 0, expected 1e-12 to 1.0"),
     "whole number too large for a float": (put("generation.length_penalty", 2**53), "expected a finite number"),
 }

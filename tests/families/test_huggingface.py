@@ -163,7 +163,7 @@ def test_every_fault_of_the_tensors_is_in_one_message(folder: Path) -> None:
     def damage(tensors: dict[str, Tensor]) -> None:
         del tensors["encoder.layer.1.output.dense.bias"]
         tensors["encoder.layer.2.output.dense.bias"] = torch.zeros(32)
-        tensors["cls.predictions.bias"] = torch.zeros(9)
+        tensors["cls.predictions.scale"] = torch.zeros(9)
         tensors["embeddings.LayerNorm.bias"] = torch.zeros(31)
         tensors["encoder.layer.0.attention.self.query.weight"][0, 0] = torch.nan
         tensors["bert.embeddings.LayerNorm.weight"] = torch.zeros(32)
@@ -174,7 +174,7 @@ def test_every_fault_of_the_tensors_is_in_one_message(folder: Path) -> None:
     for part in (
         "missing encoder.layers.1.feed_forward.outer.bias",
         "unexpected encoder.layers.2.feed_forward.outer.bias",
-        "unexpected cls.predictions.bias",
+        "unexpected cls.predictions.scale",
         "embedding_norm.bias has shape (31,), expected (32,)",
         "encoder.layers.0.attention.query.weight holds NaN",
         "embeddings.LayerNorm.weight is given twice, with and without 'bert.'",

@@ -124,8 +124,8 @@ def test_class_scores_are_compared_as_they_are() -> None:
     case = SteadyCase(name="one", steps=(step,))
     replay = OwnIntegersReplay(QuantizedReference(variant="cpu-int8", checkpoint_sha256="0" * 64, cases=(case,)), True)
     for _ in range(STEADY_FEWEST):
-        replay.classes("alone", "one", np.array([0.5, -1.0005], np.float32))
-        replay.classes("alone", "two", np.array([9.0, 9.0], np.float32))
+        replay.classes("alone", "one", 0, np.array([0.5, -1.0005], np.float32))
+        replay.classes("alone", "two", 0, np.array([9.0, 9.0], np.float32))
     found = replay.found(_Engine())  # type: ignore[arg-type]
     assert (found.arithmetic, found.steps) == ("int8", STEADY_FEWEST)
     assert found.largest == pytest.approx(5e-4, rel=1e-3)

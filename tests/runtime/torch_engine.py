@@ -196,8 +196,11 @@ class TorchEngine:
         return found
 
     @torch.inference_mode()
-    def encode(self, ids: Ids, mask: Mask, logit_index: Ids | None) -> tuple[Floats, Floats]:
-        hidden = self.model.encode(torch.from_numpy(ids), torch.from_numpy(mask))
+    def encode(
+        self, ids: Ids, mask: Mask, logit_index: Ids | None, segments: Ids | None = None
+    ) -> tuple[Floats, Floats]:
+        given = None if segments is None else torch.from_numpy(segments)
+        hidden = self.model.encode(torch.from_numpy(ids), torch.from_numpy(mask), given)
         if self.model.classifier is not None:
             return hidden.numpy(), self.model.classify(hidden, torch.from_numpy(mask)).numpy()
         index = torch.zeros(len(ids), 1, dtype=torch.int64) if logit_index is None else torch.from_numpy(logit_index)

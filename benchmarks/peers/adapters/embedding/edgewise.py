@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from .....runtime.decoding import encode_all
+from .....runtime.inputs import Prepared
 from .....runtime.load import load
 from ...cell import Order, Tokens, Vectors
 
@@ -17,7 +18,7 @@ class Edgewise:
 
     def embed(self, sources: Tokens) -> Vectors:
         """One request."""
-        texts = [tuple(source) for source in sources]
+        texts = [Prepared(ids=tuple(source)) for source in sources]
         engine, model = self.session.engine, self.session.manifest.model
         found = encode_all(engine, model, texts, None, len(texts), lambda: None)
         return [vector.tolist() for _, vector in found]

@@ -1,0 +1,215 @@
+"""What is asked of encoder-only models whose answer is no text: values, ranks, entities, and spans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict, Unpack, overload
+
+import numpy as np
+
+from ..errors import InputError
+from .arguments import check_names, count, listed
+from .bundle.manifest import Manifest
+from .decoding import encode_all
+from .encoders import class_scores, probabilities
+from .engine import Engine, Floats
+from .entities import Aggregation, check_aggregation, entities
+from .inputs import Prepared, prepare_pair, too_long
+from .options import Overflow
+from .results import Answer, Entity, Ranked, Rating
+from .spans import LONGEST, answers, span_scores
+from .tokenizer import TextToken, Tokenizer
+from .windows import windows
+
+Texts = list[str] | tuple[str, ...]
+BATCH_SIZE = 32
+"""Texts that go through the engine together by default, fewer where memory is short."""
+
+
+class EncodingArguments(TypedDict, total=False):
+    """Keyword arguments of encoding."""
+
+    overflow: Overflow
+    batch_size: int
+
+
+class PairArguments(EncodingArguments, total=False):
+    """Keyword arguments where texts may be pairs: ``pairs`` are the second ones, one a text, or one for one text."""
+
+    pairs: str | Texts | None
+
+
+class Reading:
+    """The part of a :class:`~edgewise.runtime.session.Session` that reads texts and gives numbers and places."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for those who measure and compare."""
+        raise NotImplementedError
+
+    def _require(self, method: str, *tasks: str) -> None:
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        raise NotImplementedError
+
+    def _encoded(
+        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE
+    ) -> list[tuple[Prepared, Floats, Floats]]:
+        raise NotImplementedError
+
+    @overload
+    def regress(self, texts: str, **arguments: Unpack[PairArguments]) -> Rating: ...
+
+    @overload
+    def regress(self, texts: Texts, **arguments: Unpack[PairArguments]) -> list[Rating]: ...
+
+    def regress(self, texts: str | Texts, **arguments: Unpack[PairArguments]) -> Rating | list[Rating]:
+        """The values that a model gives each text, or each pair of a text and its second one."""
+        self._require("regress", "regress")
+        check_names("regress", arguments, PairArguments.__optional_keys__)
+        model = self.manifest.model
+        found = []
+        for source, logits in self._scored(texts, **arguments):
+            values = class_scores(model, logits).tolist()
+            named = dict(zip(model.class_names, values, strict=True))
+            found.append(Rating(value=values[0], values=named, truncated=source.truncated))
+        return found[0] if isinstance(texts, str) else found
+
+    def rerank(self, query: str, texts: Texts, **arguments: Unpack[EncodingArguments]) -> list[Ranked]:
+        """``texts`` by how well they fit the ``query``, best first, of equals the earlier one first."""
+        self._require("rerank", "regress")
+        check_names("rerank", arguments, EncodingArguments.__optional_keys__)
+        if (values := len(self.manifest.model.class_names)) != 1:
+            raise InputError(f"rerank needs a model with one value, and this one gives {values}: call regress")
+        given = listed(texts)
+        found = self.regress([query] * len(given), pairs=given, **arguments)
+        order = sorted(range(len(given)), key=lambda i: -found[i].value)
+        return [Ranked(index=i, text=given[i], score=found[i].value, truncated=found[i].truncated) for i in order]
+
+    @overload
+    def tag(
+        self,
+        texts: str,
+        *,
+        aggregation: Aggregation = "simple",
+        overlap: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Entity]: ...
+
+    @overload
+    def tag(
+        self,
+        texts: Texts,
+        *,
+        aggregation: Aggregation = "simple",
+        overlap: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[list[Entity]]: ...
+
+    def tag(
+        self,
+        texts: str | Texts,
+        *,
+        aggregation: Aggregation = "simple",
+        overlap: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Entity] | list[list[Entity]]:
+        """The entities of each text, with their places in it.
+
+        ``aggregation`` says how word pieces become words: :data:`~edgewise.runtime.entities.Aggregation`. A text longer
+        than the context is read in windows that share ``overlap`` tokens; of a token in two windows the scores are of
+        the one that has more around it.
+        """
+        self._require("tag", "tag")
+        check_aggregation(aggregation)
+        given, model = listed(texts), self.manifest.model
+        tokens = [self.tokenizer.encode_with_offsets(text, f"text {i}") for i, text in enumerate(given)]
+        scores = self._token_scores(tokens, overlap, count(batch_size))
+        found = [
+            entities(self.tokenizer, text, own, values, model.class_names, aggregation)
+            for text, own, values in zip(given, tokens, scores, strict=True)
+        ]
+        return found[0] if isinstance(texts, str) else found
+
+    def _token_scores(self, texts: Sequence[Sequence[TextToken]], overlap: int | None, batch_size: int) -> list[Floats]:
+        """Probabilities ``(tokens, classes)`` of every text."""
+        model = self.manifest.model
+        room = self.manifest.max_context - len(model.source(()))
+        cut = [[*windows(len(tokens), room, overlap)] for tokens in texts]
+        sources = [
+            Prepared(ids=model.source([tokens[i].id for i in places]))
+            for tokens, own in zip(texts, cut, strict=True)
+            for places in own
+        ]
+        read = iter(encode_all(self.engine, model, sources, None, batch_size, self._check))
+        found = []
+        for tokens, own in zip(texts, cut, strict=True):
+            scores = np.zeros((len(tokens), len(model.class_names)), np.float32)
+            around = np.full(len(tokens), -1)
+            for places in own:
+                first = int(model.starts_text)
+                values = probabilities(next(read)[1][first : first + len(places)])
+                depth = np.minimum(np.arange(len(places)), np.arange(len(places))[::-1])
+                here = np.array(places, dtype=np.int64)
+                better = depth > around[here]
+                scores[here[better]], around[here[better]] = values[better], depth[better]
+            found.append(scores)
+        return found
+
+    def answer(
+        self,
+        question: str,
+        text: str,
+        *,
+        top: int = 1,
+        longest: int = LONGEST,
+        overlap: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Answer]:
+        """The ``top`` most probable answers to a ``question`` in a ``text``, best first, each a piece of the text.
+
+        An answer has ``longest`` tokens at most. A text that does not fit beside the question is read in windows that
+        share ``overlap`` tokens.
+        """
+        self._require("answer", "answer")
+        model, asked = self.manifest.model, self.tokenizer.encode(question, "question")
+        tokens = self.tokenizer.encode_with_offsets(text)
+        room = self.manifest.max_context - len(model.pair(asked, ()))
+        if room < 1:
+            raise too_long("question", len(model.pair(asked, ())) + 1, self.manifest.max_context)
+        if not tokens:
+            raise InputError("text has no tokens in this vocabulary: an answer is a piece of it")
+        cut = [*windows(len(tokens), room, overlap)]
+        first = model.second_from(asked)
+        sources = [Prepared(ids=model.pair(asked, [tokens[i].id for i in w]), second_from=first) for w in cut]
+        read = encode_all(self.engine, model, sources, None, count(batch_size), self._check)
+        scored = [
+            (places, span_scores(logits, first, len(places), count(longest, "longest")))
+            for places, (_, logits) in zip(cut, read, strict=True)
+        ]
+        return answers(text, tokens, scored, count(top, "top"))
+
+    def _scored(
+        self,
+        texts: str | Texts,
+        pairs: str | Texts | None = None,
+        overflow: Overflow = "error",
+        batch_size: int = BATCH_SIZE,
+    ) -> list[tuple[Prepared, Floats]]:
+        """Logits of every text, or of every pair."""
+        if pairs is None:
+            encoded = self._encoded(texts, overflow=overflow, batch_size=batch_size)
+            return [(source, logits) for source, _, logits in encoded]
+        firsts, seconds = listed(texts), listed(pairs)
+        if len(firsts) != len(seconds):
+            raise InputError(f"there are {len(firsts)} texts and {len(seconds)} pairs: pass a second text for each")
+        sources = [
+            prepare_pair(self.tokenizer, self.manifest, first, second, overflow, f"text {i}")
+            for i, (first, second) in enumerate(zip(firsts, seconds, strict=True))
+        ]
+        found = encode_all(self.engine, self.manifest.model, sources, None, count(batch_size), self._check)
+        return [(source, logits) for source, (_, logits) in zip(sources, found, strict=True)]

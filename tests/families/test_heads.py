@@ -1,0 +1,210 @@
+"""Encoders with their heads against ``transformers``: every switch that changes the mathematics, on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from edgewise.errors import CheckpointError, ConfigError
+from edgewise.models.open import open_checkpoint
+
+from ..open_model import open_model
+from .encoders import CLASSES, ONE, TAGS, bert_head, library, random_batch
+from .folders import change_json
+
+pytestmark = pytest.mark.slow
+Compare = Callable[..., None]
+
+
+class Case(NamedTuple):
+    """One folder: how it is made, its head, and what is changed in its configuration."""
+
+    make: Callable[..., Path]
+    family: str
+    head: str
+    fields: dict[str, Any]
+    pad: int = 0
+    positions: int = 40
+    segments: int = 2
+
+
+CASES = {
+    "bert words": Case(bert_head, "Bert", "ForMaskedLM", {"hidden_act": "relu", "layer_norm_eps": 0.2}),
+    "bert classes": Case(bert_head, "Bert", "ForSequenceClassification", {**CLASSES, "type_vocab_size": 3}),
+    "bert labels": Case(
+        bert_head,
+        "Bert",
+        "ForSequenceClassification",
+        {**CLASSES, "problem_type": "multi_label_classification", "hidden_act": "gelu_new"},
+    ),
+    "bert value": Case(bert_head, "Bert", "ForSequenceClassification", {**ONE, "problem_type": "regression"}),
+    "bert tags": Case(bert_head, "Bert", "ForTokenClassification", {**TAGS, "hidden_act": "silu"}),
+    "bert span": Case(bert_head, "Bert", "ForQuestionAnswering", {"num_attention_heads": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``folder(case)``: the original library's model on disk."""
+
+    @cache
+    def made(name: str) -> Path:
+        case = CASES[name]
+        return case.make(tmp_path_factory.mktemp("encoder"), case.head, len(name), **case.fields)
+
+    return made
+
+
+@torch.no_grad()
+def expected(name: str, folder: Path, ids: Tensor, mask: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states and logits of the original library; those of a span side by side."""
+    case = CASES[name]
+    types = {"token_type_ids": segments} if case.segments > 1 else {}
+    model = library(folder, f"{case.family}{case.head}")
+    found = model(torch.where(mask, ids, case.pad), attention_mask=mask.long(), output_hidden_states=True, **types)
+    logits = torch.stack([found.start_logits, found.end_logits], -1) if "start_logits" in found else found.logits
+    return found.hidden_states[-1], logits
+
+
+def batch(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask, and segments as two texts have them where the model tells these apart."""
+    case = CASES[name]
+    ids, mask = random_batch(case.positions, range(5, 30))
+    two = case.segments > 1 and case.head in ("ForSequenceClassification", "ForQuestionAnswering")
+    segments = (torch.arange(ids.shape[1]) >= torch.tensor([[30], [1], [9], [2]])).long() if two else None
+    return torch.where(mask, ids, case.pad), mask, torch.zeros_like(ids) if segments is None else segments * mask
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_states_and_logits_are_those_of_the_library(
+    name: str, folder: Callable[[str], Path], assert_close: Compare
+) -> None:
+    ids, mask, segments = batch(name)
+    hidden, logits = expected(name, folder(name), ids, mask, segments)
+    model = open_checkpoint(folder(name)).model
+    own = model.encode(ids, mask, segments if model.config.second_segment else None)
+    assert_close(own[mask], hidden[mask])
+    head = model.config.head
+    if head == "classes":
+        assert_close(model.classify(own, mask), logits)
+    else:
+        assert_close((model.logits(own) if head == "vocabulary" else model.tag(own))[mask], logits[mask])
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("name", CASES)
+def test_engines_give_the_librarys_states_and_logits(
+    name: str, target: str, folder: Callable[[str], Path], tmp_path: Path, assert_close: Compare
+) -> None:
+    ids, mask, segments = batch(name)
+    hidden, logits = expected(name, folder(name), ids, mask, segments)
+    engine = open_model(open_checkpoint(folder(name)).model, target, tmp_path / "v")
+    everywhere = np.ascontiguousarray(np.broadcast_to(np.arange(ids.shape[1]), ids.shape))
+    own, scores = engine.encode(ids.numpy(), mask.numpy(), everywhere, segments.numpy())
+    real = mask.numpy()
+    assert_close(own[real], hidden.numpy()[real], atol=1e-4)
+    by_text = CASES[name].head == "ForSequenceClassification"
+    assert_close(scores if by_text else scores[real], logits.numpy() if by_text else logits.numpy()[real], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("bert words", {"head": "vocabulary", "mask_id": 4, "head_transform": "relu", "mask_splits_text": True}),
+        ("bert classes", {"class_names": ("bad", "so so", "good"), "class_scores": "softmax", "second_segment": 1}),
+        ("bert labels", {"class_scores": "sigmoid", "pooler": "tanh", "pair_between": (3,)}),
+        ("bert value", {"class_scores": "identity", "class_names": ("score",)}),
+        ("bert tags", {"head": "tags", "second_segment": 0}),
+        ("bert span", {"head": "span", "pair_between": (3,), "second_segment": 1}),
+    ],
+)
+def test_what_a_folder_says_of_its_head(name: str, config: dict[str, Any], folder: Callable[[str], Path]) -> None:
+    found = open_checkpoint(folder(name)).model.config
+    assert {key: getattr(found, key) for key in config} == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "scores"),
+    [
+        ({}, "sigmoid"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5"}}, "identity"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, "sigmoid"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "identity"),
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+    ],
+)
+def test_one_score_alone(fields: dict[str, Any], scores: str, tmp_path: Path) -> None:
+    made = bert_head(tmp_path / "one", "ForSequenceClassification", **ONE)
+    change_json(made / "config.json", **fields)
+    assert open_checkpoint(made).model.config.class_scores == scores
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("bert classes", {"problem_type": "ranking"}, "problem_type is 'ranking', expected one of single_label_class"),
+        ("bert classes", {"id2label": {"0": "x", "2": "y"}}, "expected a different name for each of 0, 1, 2"),
+        ("bert classes", {"id2label": {"0": "x", "1": "x"}}, "expected a different name for each"),
+        (
+            "bert value",
+            {"sentence_transformers": {"activation_fn": "torch.nn.ReLU"}},
+            "activation_fn is 'torch.nn.ReLU', expected torch.nn.modules.activation.Sigmoid or",
+        ),
+        ("bert span", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "id2label names 3 outputs, expected 2"),
+        ("bert words", {"tie_word_embeddings": False}, "tie_word_embeddings is False, expected True"),
+    ],
+)
+def test_configurations_that_are_not_understood(
+    name: str, fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    made = case.make(tmp_path / "changed", case.head, **case.fields)
+    change_json(made / "config.json", **fields)
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(made)
+
+
+def test_which_token_is_the_mask_is_not_guessed(tmp_path: Path) -> None:
+    made = bert_head(tmp_path / "words", "ForMaskedLM")
+    (made / "tokenizer_config.json").rename(made / "special_tokens_map.json")
+    assert open_checkpoint(made).model.config.mask_id == 4
+    (made / "special_tokens_map.json").unlink()
+    with pytest.raises(ConfigError, match="nothing says which token is the mask: expected mask_token in"):
+        open_checkpoint(made)
+
+
+def test_a_question_needs_a_tokenizer_of_pairs(tmp_path: Path) -> None:
+    made = bert_head(tmp_path / "span", "ForQuestionAnswering")
+    processor = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            token: {"id": token, "ids": [i], "tokens": [token]} for token, i in (("[CLS]", 2), ("[SEP]", 3))
+        },
+    }
+    change_json(made / "tokenizer.json", post_processor=processor)
+    with pytest.raises(ConfigError, match="the tokenizer puts nothing between two texts"):
+        open_checkpoint(made)
+
+
+def test_tensors_of_another_head_are_not_dropped(tmp_path: Path) -> None:
+    made = bert_head(tmp_path / "tags", "ForTokenClassification", **TAGS)
+    change_json(made / "config.json", architectures=["BertForQuestionAnswering"], id2label=None, label2id=None)
+    with pytest.raises(CheckpointError, match=r"classifier.weight has shape \(5, 32\), expected \(2, 32\)"):
+        open_checkpoint(made)
+    change_json(made / "config.json", architectures=["BertForMaskedLM"])
+    with pytest.raises(CheckpointError, match=r"missing transform.weight.*unexpected classifier.weight"):
+        open_checkpoint(made)
