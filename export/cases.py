@@ -173,8 +173,7 @@ class _Recorder:
         assert self.config.mask_id is not None
         words = (probe.text or "").split(" ")
         middle = len(words) // 2
-        before = self._text_ids(" ".join(words[:middle]))
-        after = self._text_ids(" ".join(words[middle + 1 :]))
+        before, after = self._around(" ".join(words[:middle]), " ".join(words[middle + 1 :]))
         input_ids = self.spec.source((*before, self.config.mask_id, *after))
         place = len(before) + int(self.spec.starts_text)
         index = torch.tensor([[place]])
@@ -187,12 +186,21 @@ class _Recorder:
             masked=(Masked(position=place, scores=self._step(logits[0])),),
         )
 
+    def _around(self, before: str, after: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens of what stands before a mask and behind it, with a space on either side."""
+        if not self.config.mask_splits_text:
+            return self._text_ids(before), self._text_ids(after)
+        left, right = self.codec.strips(self.config.mask_id)
+        before, after = before if left or not before else f"{before} ", after if right or not after else f" {after}"
+        return tuple(self.codec.encode_part(before)), tuple(self.codec.encode_part(after))
+
     def classified(self, probe: Probe) -> Iterator[Case]:
         """The class of a text, and of some with another one as a pair."""
         yield self._classified(probe.name, probe.text, None)
         if self.config.pair_between and probe.text in ORDINARY[:PAIRS]:
             second = ORDINARY[ORDINARY.index(probe.text) + 1]
-            yield self._classified(f"pair-{probe.name}", probe.text, second)
+            if len(self.spec.pair(self._text_ids(probe.text), self._text_ids(second))) <= self.max_context:
+                yield self._classified(f"pair-{probe.name}", probe.text, second)
 
     @torch.inference_mode()
     def _classified(self, name: str, text: str | None, pair: str | None) -> Case:

@@ -62,6 +62,14 @@ class Codec(Protocol):
         """Token ids of a text, no specials among them."""
         ...
 
+    def encode_part(self, text: str) -> list[int]:
+        """As :meth:`encode`, of a part of a text, which may be empty."""
+        ...
+
+    def strips(self, token: int | None) -> tuple[bool, bool]:
+        """Whether white space before an added token, and behind it, belongs to the token."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""
         ...

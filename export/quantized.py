@@ -106,9 +106,9 @@ class QuantizedTransformer(Transformer):
             self.embedding.weight.data = _linear(self.embedding.weight.data, None, kernel, None).weight
         self.eval()
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """See :meth:`Transformer.logits`."""
-        return super().logits(hidden) if self.projection is None else self.projection(hidden)
+    def project(self, hidden: Tensor) -> Tensor:
+        """See :meth:`Transformer.project`."""
+        return super().project(hidden) if self.projection is None else self.projection(hidden)
 
 
 def _linear(weight: Tensor, bias: Tensor | None, kernel: str, group: int | None) -> QuantizedLinear:

@@ -219,9 +219,18 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary (section 3.4): ``(..., D) -> (..., V)``."""
-        if self.transform is not None and self.transform_norm is not None:
-            assert self.config.head_transform is not None
-            hidden = self.transform_norm(ACTIVATIONS[self.config.head_transform](self.transform(hidden)))
+        return self.project(self.transformed(hidden))
+
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """What the output projection reads: ``(..., D) -> (..., D)``."""
+        if self.transform is None or self.transform_norm is None:
+            return hidden
+        assert self.config.head_transform is not None
+        activation = ACTIVATIONS[self.config.head_transform]
+        return self.transform_norm(activation(self.transform(hidden)))  # type: ignore[no-any-return]
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """The output projection: ``(..., D) -> (..., V)``."""
         matrix = self.embedding if self.vocabulary is None else self.vocabulary
         return nn.functional.linear(hidden, matrix.weight, self.vocabulary_bias)
 

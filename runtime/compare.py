@@ -108,7 +108,7 @@ class Comparison:
     def tokens(self, where: str, logits: Floats, expected: Sequence[TokenScores], spans: bool) -> None:
         """Compare the scores ``(S, classes)`` of a text's tokens where they were recorded.
 
-        The best: the class of every token, or with ``spans`` the token for either end.
+        The best: the class of every token, or with ``spans`` the token for either end, where the reference had one.
         """
         if not self._finite(where, logits):
             return
@@ -117,8 +117,8 @@ class Comparison:
         for scores, own, known in zip(expected, found, values, strict=True):
             self._logits(f"{where}, token {scores.position}", own, known)
         for own, known in zip(found.T, values.T, strict=True) if spans else zip(found, values, strict=True):
-            if len(known) > 1:
-                second, first = np.sort(known)[-2:].tolist()
+            second, first = np.sort(known)[-2:].tolist() if len(known) > 1 else (0.0, 0.0)
+            if not spans or first - second > self.tolerance.margin:
                 self._best(where, int(own.argmax()), int(known.argmax()), first - second)
 
     def vector(self, where: str, found: Floats, own: int, references: NDArray[np.float64]) -> None:

@@ -88,7 +88,8 @@ def _groups(tokenizer: Tokenizer, text: str, tokens: Sequence[TextToken]) -> lis
     for i, token in enumerate(tokens):
         goes_on = tokenizer.continues(token.id)
         if goes_on is None:
-            goes_on = token.start > 0 and not text[token.start - 1].isspace()
+            goes_on = token.start > 0 and not text[token.start - 1 : token.start].isspace()
+            goes_on = goes_on and token.id != tokenizer.unknown_id
         if groups and goes_on:
             groups[-1].append(i)
         else:
@@ -115,7 +116,8 @@ def _parts(label: str) -> tuple[bool, str]:
 
 
 def _entity(text: str, run: Sequence[_Piece], whole_label: bool) -> Entity:
-    start, end = run[0].start, run[-1].end
+    start = run[0].start
+    end = start + len(text[start : run[-1].end].rstrip())
     return Entity(
         label=run[0].label if whole_label else run[0].label.split("-", 1)[-1],
         score=float(np.mean([piece.score for piece in run])),

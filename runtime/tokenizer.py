@@ -5,9 +5,11 @@ Special tokens are the runtime's business: text is only text, so a typed ``</s>`
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,10 +63,8 @@ def _trimmed(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[in
     """Some tokenizers count the space before a word as its own."""
     for start, end in offsets:
         inside = text[start:end]
-        if bare := inside.strip():
-            start += len(inside) - len(inside.lstrip())
-            end = start + len(bare)
-        yield start, end
+        start += len(inside) - len(inside.lstrip())
+        yield start, max(start, end - len(inside) + len(inside.rstrip()))
 
 
 class Tokenizer:
@@ -147,6 +147,15 @@ class Tokenizer:
             TextToken(id=i, start=start, end=end)
             for i, (start, end) in zip(found.ids, _trimmed(text, found.offsets), strict=True)
         ]
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The token for what no other stands for, if there is one."""
+        model = json.loads(self.to_json())["model"]
+        unknown = model.get("unk_id")
+        if unknown is None and model.get("unk_token") is not None:
+            unknown = self._library.token_to_id(model["unk_token"])
+        return unknown if isinstance(unknown, int) else None
 
     def continues(self, token: int) -> bool | None:
         """Whether a token goes on with the word before it, as WordPiece marks it; ``None`` where there is no mark."""

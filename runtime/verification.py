@@ -217,7 +217,7 @@ class VerificationReport:
         if not self.vector_rms <= self.tolerance.vector_rms:
             most = self.tolerance.vector_rms
             yield f"all cases: vectors lie {self.vector_rms:.3g} rms away, expected at most {most:g}"
-        few = 0 < self.positions < AGREEMENT_FEWEST or (self.task == "regress" and not self.positions)
+        few = 0 < self.positions < AGREEMENT_FEWEST or (self.task in ("regress", "answer") and not self.positions)
         if not few and not self.agreement >= self.tolerance.agreement:
             yield (
                 f"all cases: {self.agreement:.2%} of the top-1 tokens agree, "

@@ -14,13 +14,15 @@ from typing import Any
 
 from ...errors import ConfigError
 from .bert import BERT
+from .distilbert import DISTILBERT
 from .family import ACTIVATIONS, Facts, Family, Fields
 from .llama import LLAMA
 from .marian import MARIAN
+from .roberta import ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, LLAMA, MARIAN)
+FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

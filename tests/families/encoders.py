@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
-from tokenizers import Tokenizer
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
-from .folders import PIECES, randomize, wordpiece, write_json
+from .folders import PIECES, WORDS, randomize, wordpiece, write_json
 
 CLASSES = {"id2label": {"0": "bad", "1": "so so", "2": "good"}, "label2id": {"bad": 0, "so so": 1, "good": 2}}
 ENTITIES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -43,6 +53,79 @@ def encoder_folder(
 def bert_head(folder: Path, head: str, seed: int = 0, **fields: Any) -> Path:
     """A folder of ``BertFor...``."""
     return encoder_folder(folder, f"Bert{head}", BERT | fields, wordpiece(), "[MASK]", seed)
+
+
+DISTILBERT: Fields = {
+    "vocab_size": len(PIECES) + 3,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 40,
+}
+ROBERTA: Fields = {**BERT, "vocab_size": 400, "max_position_embeddings": 42, "type_vocab_size": 1}
+
+
+def distilbert_head(folder: Path, head: str, seed: int = 0, **fields: Any) -> Path:
+    """A folder of ``DistilBertFor...``."""
+    return encoder_folder(folder, f"DistilBert{head}", DISTILBERT | fields, wordpiece(), "[MASK]", seed)
+
+
+def roberta_head(folder: Path, head: str, seed: int = 0, **fields: Any) -> Path:
+    """A folder of ``RobertaFor...``."""
+    return encoder_folder(folder, f"Roberta{head}", ROBERTA | fields, byte_level(), "<mask>", seed)
+
+
+def xlm_roberta_head(folder: Path, head: str, seed: int = 0, **fields: Any) -> Path:
+    """A folder of ``XLMRobertaFor...``."""
+    return encoder_folder(folder, f"XLMRoberta{head}", ROBERTA | fields, unigram(), "<mask>", seed)
+
+
+_LINES = [" ".join(WORDS), "Zwei Hunde spielen im Schnee – schön!", "日本語 und 👧"] * 5
+_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+_MASK = AddedToken("<mask>", lstrip=True, special=True)
+
+
+def byte_level() -> Tokenizer:
+    return Tokenizer.from_str(_byte_level())
+
+
+@cache
+def _byte_level() -> str:
+    """A byte-level BPE with RoBERTa's special tokens; its mask takes the white space before it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=350, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_LINES, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
+    tokenizer.add_special_tokens([_MASK])
+    return tokenizer.to_str()  # trained once: it may come out otherwise the next time
+
+
+def unigram() -> Tokenizer:
+    return Tokenizer.from_str(_unigram())
+
+
+@cache
+def _unigram() -> str:
+    """A unigram model of pieces as XLM-R has it."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(vocab_size=90, special_tokens=_SPECIAL, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(_LINES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.add_special_tokens([_MASK])
+    return tokenizer.to_str()  # trained once: it may come out otherwise the next time
 
 
 def library(folder: Path, architecture: str) -> Any:

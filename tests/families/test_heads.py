@@ -16,7 +16,17 @@ from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models.open import open_checkpoint
 
 from ..open_model import open_model
-from .encoders import CLASSES, ONE, TAGS, bert_head, library, random_batch
+from .encoders import (
+    CLASSES,
+    ONE,
+    TAGS,
+    bert_head,
+    distilbert_head,
+    library,
+    random_batch,
+    roberta_head,
+    xlm_roberta_head,
+)
 from .folders import change_json
 
 pytestmark = pytest.mark.slow
@@ -47,6 +57,26 @@ CASES = {
     "bert value": Case(bert_head, "Bert", "ForSequenceClassification", {**ONE, "problem_type": "regression"}),
     "bert tags": Case(bert_head, "Bert", "ForTokenClassification", {**TAGS, "hidden_act": "silu"}),
     "bert span": Case(bert_head, "Bert", "ForQuestionAnswering", {"num_attention_heads": 2}),
+    "distilbert words": Case(distilbert_head, "DistilBert", "ForMaskedLM", {"activation": "relu"}, segments=0),
+    "distilbert classes": Case(
+        distilbert_head, "DistilBert", "ForSequenceClassification", {**CLASSES, "n_heads": 2}, segments=0
+    ),
+    "distilbert tags": Case(
+        distilbert_head, "DistilBert", "ForTokenClassification", {**TAGS, "sinusoidal_pos_embds": True}, segments=0
+    ),
+    "distilbert span": Case(distilbert_head, "DistilBert", "ForQuestionAnswering", {"n_layers": 3}, segments=0),
+    "roberta words": Case(roberta_head, "Roberta", "ForMaskedLM", {"hidden_act": "relu"}, pad=1, segments=1),
+    "roberta classes": Case(
+        roberta_head, "Roberta", "ForSequenceClassification", {**CLASSES, "layer_norm_eps": 0.1}, pad=1, segments=1
+    ),
+    "roberta tags": Case(
+        roberta_head, "Roberta", "ForTokenClassification", {**TAGS, "pad_token_id": 2}, pad=2, positions=39, segments=1
+    ),
+    "roberta span": Case(roberta_head, "Roberta", "ForQuestionAnswering", {"type_vocab_size": 2}, pad=1, segments=1),
+    "xlm-r words": Case(xlm_roberta_head, "XLMRoberta", "ForMaskedLM", {"hidden_act": "silu"}, pad=1, segments=1),
+    "xlm-r classes": Case(xlm_roberta_head, "XLMRoberta", "ForSequenceClassification", ONE, pad=1, segments=1),
+    "xlm-r tags": Case(xlm_roberta_head, "XLMRoberta", "ForTokenClassification", TAGS, pad=1, segments=1),
+    "xlm-r span": Case(xlm_roberta_head, "XLMRoberta", "ForQuestionAnswering", {}, pad=1, segments=1),
 }
 
 
@@ -124,6 +154,12 @@ def test_engines_give_the_librarys_states_and_logits(
         ("bert value", {"class_scores": "identity", "class_names": ("score",)}),
         ("bert tags", {"head": "tags", "second_segment": 0}),
         ("bert span", {"head": "span", "pair_between": (3,), "second_segment": 1}),
+        ("distilbert classes", {"pooler": "relu", "pair_between": (3,), "second_segment": 0, "token_types": 0}),
+        ("distilbert words", {"mask_id": 4, "head_transform": "relu"}),
+        ("roberta words", {"head_transform": "gelu", "max_positions": 40, "start_id": 0, "end_id": 2, "pad_id": 1}),
+        ("roberta span", {"pair_between": (2, 2), "second_segment": 0, "token_types": 2}),
+        ("roberta tags", {"max_positions": 39, "pad_id": 2}),
+        ("xlm-r classes", {"pair_between": (2, 2), "class_scores": "sigmoid", "pooler": "tanh"}),
     ],
 )
 def test_what_a_folder_says_of_its_head(name: str, config: dict[str, Any], folder: Callable[[str], Path]) -> None:
