@@ -37,6 +37,8 @@ HARMLESS = frozenset(_HARMLESS.split())
 """Fields of any ``config.json`` that change nothing of what a finished network computes, or that a family reads."""
 
 _ABSENT = object()
+_OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""How names ended in the first releases of BERT's weights."""
 
 
 class Fields:
@@ -184,6 +186,8 @@ class Family:
     def ours(self, name: str) -> tuple[str, ...]:
         """Our names of their tensor, or of its parts in order; none where the table has none."""
         bare = name.removeprefix(self.optional_prefix)
+        for old, new in _OLD_ENDS.items():
+            bare = f"{bare.removesuffix(old)}{new}" if bare.endswith(old) else bare
         for theirs, ours in self.keys.items():
             pattern = re.escape(theirs).replace(re.escape("{i}"), r"(\d{1,4})")
             if match := re.fullmatch(rf"{pattern}(\.weight|\.bias)?", bare):

@@ -1,7 +1,9 @@
-"""Folders as Hugging Face writes them: ``config.json``, safetensors (one file or several with an index), a tokenizer.
+"""Folders as Hugging Face writes them: ``config.json``, weights (one file or several with an index), a tokenizer.
 
-Never a pickle: ``pytorch_model.bin`` is refused. ``tokenizer.json`` is taken as it is; what it says of truncation and
-padding is the runtime's business and not read, and of its special tokens the configuration says where they stand.
+Weights are safetensors, or without them ``pytorch_model.bin``, see :mod:`.pickled`. ``tokenizer.json`` is taken as it
+is, and without it made of the files that a family reads instead or of a ``vocab.txt``, see :mod:`.wordpiece`; what it
+says of truncation and padding is not read, it is the runtime's business, and of its special tokens the configuration
+says where they stand.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from ...errors import CheckpointError
 from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, plain_name, read_json, read_tensors
 from . import family_of
 from .family import Facts, Family, build
+from .pickled import PICKLED, PICKLED_INDEX, read_pickled
 from .sentence import read_sentences
+from .wordpiece import VOCABULARY, wordpiece_of
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
@@ -65,7 +69,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         weight_files=files,
         max_context=longest,
         beam_size=_beams(folder, config),
-        made_tokenizer=made,
+        made_tokenizer=made or (None if (folder / TOKENIZER).is_file() else tokenizer.to_str()),
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
         notice=notice_of(folder),
     )
@@ -87,24 +91,27 @@ def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None) -> Non
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a folder, each once.
+    """The files with a folder's weights, each once; safetensors go before pickles.
 
     Raises:
-        CheckpointError: there are none, only pickles, or the index names something else than files beside it.
+        CheckpointError: there are none, or the index names something else than files beside it.
     """
-    if (folder / WEIGHTS).is_file():
-        return (folder / WEIGHTS,)
-    if not (folder / INDEX).is_file():
-        pickled = sorted(p.name for p in folder.glob("*.bin"))
-        hint = f", only {', '.join(pickled[:3])}: pickles can run code, save it as safetensors" if pickled else ""
-        raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}{hint}")
-    index = read_json(folder / INDEX)
+    for whole, index, ending in ((WEIGHTS, INDEX, "safetensors"), (PICKLED, PICKLED_INDEX, "bin")):
+        if (folder / whole).is_file():
+            return (folder / whole,)
+        if (folder / index).is_file():
+            return _indexed(folder / index, ending)
+    raise CheckpointError(f"{folder} has none of {WEIGHTS}, {INDEX}, {PICKLED} and {PICKLED_INDEX}: copy it again")
+
+
+def _indexed(file: Path, ending: str) -> tuple[Path, ...]:
+    index = read_json(file)
     named = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(named, dict) or not all(
-        isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in named.values()
+        isinstance(name, str) and re.fullmatch(rf"[\w.-]+\.{ending}", name) for name in named.values()
     ):
-        raise CheckpointError(f"{folder / INDEX}: expected weight_map, tensor names to plain names of files")
-    return tuple(folder / name for name in sorted(set(named.values())))
+        raise CheckpointError(f"{file}: expected weight_map, tensor names to plain names of .{ending} files")
+    return tuple(file.parent / name for name in sorted(set(named.values())))
 
 
 def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
@@ -115,7 +122,7 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for file in files:
-        tensors = read_tensors(file)
+        tensors = read_pickled(file) if file.suffix == ".bin" else read_tensors(file)
         if twice := sorted(found.keys() & tensors.keys()):
             raise CheckpointError(f"{file}: {', '.join(twice[:5])} stand in another file too")
         found |= tensors
@@ -160,7 +167,8 @@ def _mask(folder: Path, tokenizer: Any) -> int | None:
         if isinstance(text, str):
             found: int | None = tokenizer.token_to_id(text)
             return found
-    return None
+    # What a vocab.txt leaves out is as in the library that wrote it.
+    return None if (folder / TOKENIZER).is_file() else tokenizer.token_to_id("[MASK]")
 
 
 def _suppressed(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> tuple[int, ...]:
@@ -189,6 +197,8 @@ def _beams(folder: Path, config: dict[str, Any]) -> int:
 
 def _tokenizer(folder: Path, made: str | None = None) -> Any:
     file = folder / TOKENIZER
+    if not made and not file.is_file():
+        return _made_tokenizer(folder)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(made) if made else tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises the bare class
@@ -196,6 +206,17 @@ def _tokenizer(folder: Path, made: str | None = None) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _made_tokenizer(folder: Path) -> Any:
+    """A tokenizer made of what there is in place of ``tokenizer.json``."""
+    if not (folder / VOCABULARY).is_file():
+        raise CheckpointError(
+            f"{folder} has neither {TOKENIZER} nor {VOCABULARY}: save it there with "
+            "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    settings = _optional(folder / SPECIAL_TOKENS) | _optional(folder / TOKENIZER_CONFIG)
+    return wordpiece_of(folder / VOCABULARY, settings, folder / TOKENIZER_CONFIG)
 
 
 def special_tokens(folder: Path, tokenizer: Any = None) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -130,8 +130,8 @@ def test_several_files_with_an_index(folder: Path, template: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"weight_map": {"a": "../model-1.safetensors"}}, "expected weight_map, tensor names to plain names of files"),
-        ({"weight_map": {"a": 3}}, "plain names of files"),
+        ({"weight_map": {"a": "../model-1.safetensors"}}, r"expected weight_map, .* plain names of .safetensors files"),
+        ({"weight_map": {"a": 3}}, "plain names of .safetensors files"),
         ({}, "expected weight_map"),
         ([], "expected weight_map"),
         ({"weight_map": {"a": "gone.safetensors"}}, "gone.safetensors: expected a safetensors file"),
@@ -149,11 +149,7 @@ def test_an_index_is_not_trusted(index: object, message: str, folder: Path) -> N
         open_checkpoint(folder)
 
 
-def test_pickles_are_refused(folder: Path) -> None:
-    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"only pytorch_model.bin: pickles can run code, save it as safetensors"):
-        open_checkpoint(folder)
-    (folder / "pytorch_model.bin").rename(folder / WEIGHTS)
+def test_a_pickle_in_the_place_of_safetensors_is_refused(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(b"PK\x03\x04")
     with pytest.raises(CheckpointError, match="got a pickle"):
         open_checkpoint(folder)
