@@ -53,24 +53,23 @@ class BatchWorkers:
         listening: dict[Job, Done] = {}
         try:
             batch = self._new_batch()
-        except Exception as error:
-            self._refuse(error)
-            return
-        while self._take(batch, listening):
-            for job in batch.step():
-                _tell(job, listening.pop(job))
+            while self._take(batch, listening):
+                for job in batch.step():
+                    _tell(job, listening.pop(job))
+        except (
+            Exception
+        ) as error:  # a batch answers for its jobs; without one, or if it breaks, nobody may wait for ever
+            self._give_up(error, listening)
 
     def _take(self, batch: ContinuousBatch, listening: dict[Job, Done]) -> bool:
         """Move what has room from the queue into ``batch``. Returns whether it has anything to do."""
         with self._lock:
-            waiting, self._waiting = self._waiting, deque()
-            ended = [(job, done) for job, done in waiting if job.end_early()]
-            for job, done in waiting:
-                if not job.ended and not self._waiting and batch.fits(job):
-                    batch.add(job)
-                    listening[job] = done
-                elif not job.ended:
-                    self._waiting.append((job, done))
+            ended = [(job, done) for job, done in self._waiting if job.end_early()]
+            self._waiting = deque((job, done) for job, done in self._waiting if not job.ended)
+            while self._waiting and batch.fits(self._waiting[0][0]):
+                job, done = self._waiting.popleft()
+                batch.add(job)
+                listening[job] = done
             goes_on = bool(batch.jobs)
             if not goes_on:
                 self._working -= 1
@@ -78,11 +77,11 @@ class BatchWorkers:
             _tell(job, done)
         return goes_on
 
-    def _refuse(self, error: Exception) -> None:
+    def _give_up(self, error: Exception, listening: dict[Job, Done]) -> None:
         with self._lock:
             self._working -= 1
             refused, self._waiting = self._waiting, deque()
-        for job, done in refused:
+        for job, done in (*listening.items(), *refused):
             job.error = error
             _tell(job, done)
 

@@ -28,6 +28,7 @@ from edgewise.runtime.bundle.manifest import ModelSpec
 from edgewise.runtime.continuous import ContinuousBatch, Job
 from edgewise.runtime.decoding import Request, start_search
 from edgewise.runtime.engine import Engine
+from edgewise.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from edgewise.runtime.inputs import Prepared
 from edgewise.runtime.options import DecodingOptions
 from edgewise.runtime.search import finish
@@ -149,6 +150,8 @@ def test_engines_give_the_librarys_logits_and_tokens(
 def _join_one_after_the_other(engine: Engine, spec: ModelSpec, case: Path) -> None:
     """Prompts of several lengths, a new one before every second step: each has the library's tokens."""
     batch = ContinuousBatch(engine, spec, rows=8)
+    lacks_the_graph = engine.open_run(1, 2) is None  # heads of width 10 on the cpu target: then each has its own run
+    assert lacks_the_graph == (isinstance(engine, OnnxRuntimeEngine) and engine.cache.head_dim == 10)
     jobs = []
     for prompt in ([7], [1, 40, 41, 42, 43], [9, 10, 200], [50], [1, 60]):
         request = Request(source=Prepared(ids=tuple(prompt)), limit=20)
@@ -161,7 +164,7 @@ def _join_one_after_the_other(engine: Engine, spec: ModelSpec, case: Path) -> No
     for job in jobs:
         found, timings = job.result()
         assert list(found[0].tokens) == library_greedy(case, list(job.request.source.ids), 20)
-        assert timings.batch > 1
+        assert timings.batch > 1 or lacks_the_graph
 
 
 @pytest.mark.parametrize("target", ["cpu", "openvino"])

@@ -11,6 +11,7 @@ import pytest
 import edgewise
 from edgewise.errors import EngineError, InputError
 from edgewise.runtime.asynchronous import AsyncSession
+from edgewise.runtime.continuous import ContinuousBatch
 from edgewise.runtime.interrupt import Cancellation
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
@@ -276,6 +277,30 @@ def test_an_engine_that_cannot_even_begin(monkeypatch: pytest.MonkeyPatch) -> No
             return await asyncio.gather(*(own.translate(text) for text in TEXTS), return_exceptions=True)
 
     assert [str(error) for error in _run(work())] == ["no memory for a batch"] * 4
+
+
+def test_a_batch_that_breaks_lets_nobody_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_for("translate", 3, end_bias=-50.0)
+    fits, asked = ContinuousBatch.fits, []
+
+    def breaks(batch: ContinuousBatch, job: Any) -> bool:
+        asked.append(job)
+        if len(asked) == 3:
+            raise RuntimeError("broken")
+        return fits(batch, job)
+
+    monkeypatch.setattr(ContinuousBatch, "fits", breaks)
+
+    async def work() -> Any:
+        async with AsyncSession(session, workers=1) as own:
+            broken = await asyncio.gather(
+                *(own.translate(text, max_new_tokens=60) for text in TEXTS), return_exceptions=True
+            )
+            return broken, await own.translate(TEXTS[0], max_new_tokens=3)
+
+    broken, later = _run(work())
+    assert "broken" in map(str, broken)
+    assert later.tokens
 
 
 def test_a_call_of_one_text_reports_its_progress() -> None:
