@@ -56,9 +56,7 @@ class BatchWorkers:
             while self._take(batch, listening):
                 for job in batch.step():
                     _tell(job, listening.pop(job))
-        except (
-            Exception
-        ) as error:  # a batch answers for its jobs; without one, or if it breaks, nobody may wait for ever
+        except Exception as error:  # without a batch, or where it breaks, nobody may wait for ever
             self._give_up(error, listening)
 
     def _take(self, batch: ContinuousBatch, listening: dict[Job, Done]) -> bool:
