@@ -7,7 +7,8 @@ saves time. Attention, whose sums depend on how many queries and keys a call see
 token: each writes into the buffers that the one before it wrote into. Bind one buffer to ``key_cache_i`` and to all of
 ``key_cache_i_out_t``, and no cache is copied. To forget tokens is to pass a smaller ``past_length`` next time.
 
-Only where a row's numbers are its own: not with one activation scale for all rows.
+Only where a row's numbers are its own: not with one activation scale for all rows, nor where attention has a mask or a
+bias beside its queries, keys and values, of which every token would need its own.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ TOKENS = 8
 """Tokens of one call: fewer bring less where a text is copied, more cost more where it is not."""
 
 _MIXES_ROWS = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul")
+_BESIDE = {"DecoderMaskedMultiHeadAttention": (3, 4), "GroupQueryAttention": (9, 10), "MultiHeadAttention": (5,)}
+"""Which inputs are masks, biases or positions of single queries."""
 _KERNELS = {"DecoderMaskedMultiHeadAttention": 5, "GroupQueryAttention": 3}  # where the two caches are among the inputs
 
 
 def keeps_rows_apart(model: ir.Model) -> bool:
-    """Whether every row of a graph is computed by itself."""
-    return not any(node.op_type in _MIXES_ROWS for node in model.graph)
+    """Whether every row of a graph is computed by itself, from what all tokens of a text share."""
+    return not any(node.op_type in _MIXES_ROWS or _has_beside(node) for node in model.graph)
+
+
+def _has_beside(node: ir.Node) -> bool:
+    return any(i < len(node.inputs) and node.inputs[i] is not None for i in _BESIDE.get(node.op_type, ()))
 
 
 def verify_graph(step: ir.Model, tokens: int = TOKENS) -> ir.Model:
@@ -39,7 +46,10 @@ def verify_graph(step: ir.Model, tokens: int = TOKENS) -> ir.Model:
         ExportError: rows are not computed apart.
     """
     if not keeps_rows_apart(step):
-        raise ExportError("one activation scale for all rows: tokens read together would change each other's numbers")
+        raise ExportError(
+            "one activation scale for all rows, or a mask of single queries: tokens read together would not get the "
+            "numbers of a step; expected neither"
+        )
     model = copy_of(step)
     graph = model.graph
     ids, past_length = (_input(graph, name) for name in (names.IDS, names.PAST_LENGTH))

@@ -51,5 +51,18 @@ def test_one_scale_for_all_rows_is_refused(portable: Portable) -> None:
     chosen = {"vocabulary": "int8-tensor"} | {name: "int8-tensor" for _, name, _ in matrices(decoder)}
     step = step_graph(quantize_graph(decoder, chosen))  # type: ignore[arg-type]
     assert not keeps_rows_apart(step)
-    with pytest.raises(ExportError, match="one activation scale for all rows: tokens read together would change"):
+    with pytest.raises(ExportError, match=r"one activation scale for all rows, or a mask .* expected neither"):
+        verify_graph(step)
+
+
+@pytest.mark.parametrize(("kernel", "place"), [("DecoderMaskedMultiHeadAttention", 4), ("MultiHeadAttention", 5)])
+def test_a_bias_of_single_queries_is_refused(kernel: str, place: int, portable: Portable) -> None:
+    """It would be that of the first token for all."""
+    step = step_graph(portable("encoder-decoder post relu", "decoder"))
+    assert keeps_rows_apart(step)
+    node = next(node for node in step.graph if node.op_type == kernel)
+    node.resize_inputs(max(place + 1, len(node.inputs)))
+    node.replace_input_with(place, step.graph.inputs[0])
+    assert not keeps_rows_apart(step)
+    with pytest.raises(ExportError, match="or a mask of single queries: tokens read together would not get"):
         verify_graph(step)
