@@ -116,7 +116,12 @@ def _add_run(commands: Commands) -> None:
     parser.add_argument("--bundle", type=Path, help="the bundle, where a text could be mistaken for one")
     _add_engine_options(parser)
     add_decoding_options(parser)
-    parser.add_argument("--overflow", choices=("error", "truncate"), default="error", help="text beyond the context")
+    parser.add_argument(
+        "--overflow",
+        choices=("error", "truncate", "windows"),
+        default="error",
+        help="text beyond the context; windows: of a text that becomes classes, values or a vector",
+    )
     parser.add_argument("--batch-size", type=count, default=32, help="lines that go through together (default: 32)")
 
 

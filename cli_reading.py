@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from .runtime.options import Overflow
+    from .runtime.reading import LongText
     from .runtime.session import Session
 
 Answers = list[dict[str, Any]]
 
 
-def reader(session: Session, overflow: Overflow, batch_size: int) -> Callable[[list[str]], Answers]:
+def reader(session: Session, overflow: LongText, batch_size: int) -> Callable[[list[str]], Answers]:
     """What turns lines into results: ``output`` is what the text mode prints."""
     if session.manifest.task == "tag":
         return lambda lines: [_entities(found) for found in session.tag(lines, batch_size=batch_size)]

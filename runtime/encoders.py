@@ -42,9 +42,9 @@ def class_scores(model: ModelSpec, logits: Floats) -> Floats:
     return logits if model.class_scores == "identity" else (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
 
 
-def classification(manifest: Manifest, source: Prepared, logits: Floats) -> Classification:
-    """The class of a text from ``logits (classes,)``."""
-    values = class_scores(manifest.model, logits).tolist()
+def classification(manifest: Manifest, source: Prepared, scores: Floats) -> Classification:
+    """The class of a text from ``scores (classes,)``."""
+    values = scores.tolist()
     names = manifest.model.class_names
     best = max(range(len(values)), key=values.__getitem__)
     return Classification(
@@ -59,6 +59,11 @@ def cosines(left: Sequence[Floats], right: Sequence[Floats]) -> NDArray[np.float
     """Cosine similarity ``(N, M)`` of vectors ``N x (D,)`` and ``M x (D,)``; of a zero vector, 0."""
     rows, columns = (_unit(np.array(vectors, np.float64)) for vectors in (left, right))
     return (rows @ columns.T).astype(np.float32)
+
+
+def unit(vector: Floats) -> Floats:
+    """``vector (D,)`` at length 1."""
+    return _unit(vector.astype(np.float64)).astype(np.float32)
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

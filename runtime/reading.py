@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict, Unpack, overload
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from ..errors import InputError
 from .arguments import check_names, count, listed
 from .bundle.manifest import Manifest
 from .decoding import encode_all
-from .encoders import class_scores, probabilities
+from .encoders import class_scores, probabilities, unit
 from .engine import Engine, Floats
 from .entities import Aggregation, check_aggregation, entities
 from .inputs import Prepared, prepare_pair, too_long
-from .options import Overflow
+from .options import DecodingOptions, Overflow
 from .results import Answer, Entity, Ranked, Rating
 from .spans import LONGEST, answers, span_scores
 from .tokenizer import TextToken, Tokenizer
@@ -33,7 +33,22 @@ class EncodingArguments(TypedDict, total=False):
     batch_size: int
 
 
-class PairArguments(EncodingArguments, total=False):
+LongText = Literal["error", "truncate", "windows"]
+"""What to do with a text beyond the context: refuse it, drop its end, or read all of it in windows that overlap.
+
+Of windows the mean counts, of class scores or of vectors, each window as many times as it has tokens; where the model
+gives vectors of length 1, the mean gets it too.
+"""
+
+
+class ReadingArguments(TypedDict, total=False):
+    """Keyword arguments where a text becomes one result, whatever its length."""
+
+    overflow: LongText
+    batch_size: int
+
+
+class PairArguments(ReadingArguments, total=False):
     """Keyword arguments where texts may be pairs: ``pairs`` are the second ones, one a text, or one for one text."""
 
     pairs: str | Texts | None
@@ -73,8 +88,8 @@ class Reading:
         check_names("regress", arguments, PairArguments.__optional_keys__)
         model = self.manifest.model
         found = []
-        for source, logits in self._scored(texts, **arguments):
-            values = class_scores(model, logits).tolist()
+        for source, scores in self._scored(texts, **arguments):
+            values = scores.tolist()
             named = dict(zip(model.class_names, values, strict=True))
             found.append(Rating(value=values[0], values=named, truncated=source.truncated))
         return found[0] if isinstance(texts, str) else found
@@ -197,13 +212,19 @@ class Reading:
         self,
         texts: str | Texts,
         pairs: str | Texts | None = None,
-        overflow: Overflow = "error",
+        overflow: LongText = "error",
         batch_size: int = BATCH_SIZE,
     ) -> list[tuple[Prepared, Floats]]:
-        """Logits of every text, or of every pair."""
+        """Scores ``(classes,)`` of every text, or of every pair."""
+        model = self.manifest.model
+        if pairs is None and overflow == "windows":
+            return self._means(listed(texts), batch_size, lambda logits: class_scores(model, logits))
+        if overflow == "windows":
+            raise InputError("overflow is 'windows', expected 'error' or 'truncate' for pairs: no window holds both")
         if pairs is None:
             encoded = self._encoded(texts, overflow=overflow, batch_size=batch_size)
-            return [(source, logits) for source, _, logits in encoded]
+            return [(source, class_scores(model, logits)) for source, _, logits in encoded]
+        DecodingOptions(overflow=overflow)  # refuses a misspelt policy
         firsts, seconds = listed(texts), listed(pairs)
         if len(firsts) != len(seconds):
             raise InputError(f"there are {len(firsts)} texts and {len(seconds)} pairs: pass a second text for each")
@@ -211,5 +232,36 @@ class Reading:
             prepare_pair(self.tokenizer, self.manifest, first, second, overflow, f"text {i}")
             for i, (first, second) in enumerate(zip(firsts, seconds, strict=True))
         ]
-        found = encode_all(self.engine, self.manifest.model, sources, None, count(batch_size), self._check)
-        return [(source, logits) for source, (_, logits) in zip(sources, found, strict=True)]
+        found = encode_all(self.engine, model, sources, None, count(batch_size), self._check)
+        return [(source, class_scores(model, logits)) for source, (_, logits) in zip(sources, found, strict=True)]
+
+    def _vectors(
+        self, texts: str | Texts, overflow: LongText = "error", batch_size: int = BATCH_SIZE
+    ) -> list[tuple[Prepared, Floats]]:
+        """A vector ``(D,)`` for every text."""
+        if overflow != "windows":
+            return [(source, vector) for source, _, vector in self._encoded(texts, overflow, batch_size)]
+        found = self._means(listed(texts), batch_size, lambda vector: vector)
+        if not self.manifest.model.normalize:
+            return found
+        return [(source, unit(vector)) for source, vector in found]
+
+    def _means(
+        self, texts: Sequence[str], batch_size: int, scores: Callable[[Floats], Floats]
+    ) -> list[tuple[Prepared, Floats]]:
+        """Of every text the mean of what its windows give: see :data:`LongText`."""
+        model = self.manifest.model
+        room = self.manifest.max_context - len(model.source(()))
+        tokens = [self.tokenizer.encode(text, f"text {i}") for i, text in enumerate(texts)]
+        cut = [[*windows(len(ids), room, None)] for ids in tokens]
+        sources = [
+            Prepared(ids=model.source(ids[w.start : w.stop])) for ids, own in zip(tokens, cut, strict=True) for w in own
+        ]
+        read = iter(encode_all(self.engine, model, sources, None, count(batch_size), self._check))
+        found = []
+        for ids, own in zip(tokens, cut, strict=True):
+            values = np.array([scores(next(read)[1]) for _ in own], np.float64)
+            weights = [max(1, len(window)) for window in own]
+            mean = np.average(values, axis=0, weights=weights).astype(np.float32)
+            found.append((Prepared(ids=model.source(ids)), mean))
+        return found

@@ -34,7 +34,7 @@ from .inputs import (
 )
 from .interrupt import Cancellation, Watch
 from .options import DecodingOptions, EarlyStopping, Grammar, Overflow, Phrase, Sampling
-from .reading import BATCH_SIZE, EncodingArguments, PairArguments, Reading, Texts
+from .reading import BATCH_SIZE, EncodingArguments, PairArguments, Reading, ReadingArguments, Texts
 from .results import (
     Classification,
     Embedding,
@@ -305,34 +305,34 @@ class Session(Reading):
         self._require("classify", "classify")
         check_names("classify", arguments, PairArguments.__optional_keys__)
         scored = self._scored(texts, **arguments)
-        found = [classification(self.manifest, source, logits) for source, logits in scored]
+        found = [classification(self.manifest, source, scores) for source, scores in scored]
         return found[0] if isinstance(texts, str) else found
 
     @overload
-    def embed(self, texts: str, **arguments: Unpack[EncodingArguments]) -> Embedding: ...
+    def embed(self, texts: str, **arguments: Unpack[ReadingArguments]) -> Embedding: ...
 
     @overload
-    def embed(self, texts: Texts, **arguments: Unpack[EncodingArguments]) -> list[Embedding]: ...
+    def embed(self, texts: Texts, **arguments: Unpack[ReadingArguments]) -> list[Embedding]: ...
 
-    def embed(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Embedding | list[Embedding]:
+    def embed(self, texts: str | Texts, **arguments: Unpack[ReadingArguments]) -> Embedding | list[Embedding]:
         """One vector for each text, pooled and normalized as the bundle's model says."""
         self._require("embed", "embed")
-        check_names("embed", arguments, EncodingArguments.__optional_keys__)
+        check_names("embed", arguments, ReadingArguments.__optional_keys__)
         found = [
             Embedding(tokens=source.ids, truncated=source.truncated, vector=vector)
-            for source, _, vector in self._encoded(texts, **arguments)
+            for source, vector in self._vectors(texts, **arguments)
         ]
         return found[0] if isinstance(texts, str) else found
 
     def similarity(
-        self, left: str | Texts, right: str | Texts, **arguments: Unpack[EncodingArguments]
+        self, left: str | Texts, right: str | Texts, **arguments: Unpack[ReadingArguments]
     ) -> NDArray[np.float32]:
         """Cosine similarity of every text on the ``left`` with every one on the ``right``, from -1 to 1.
 
         ``(N, M)`` for ``N`` and ``M`` texts; one text in place of a list is a list of one. Each text is embedded once.
         """
         self._require("similarity", "embed")
-        check_names("similarity", arguments, EncodingArguments.__optional_keys__)
+        check_names("similarity", arguments, ReadingArguments.__optional_keys__)
         sides = listed(left), listed(right)
         texts = list(dict.fromkeys([*sides[0], *sides[1]]))
         vectors = {t: e.vector for t, e in zip(texts, self.embed(texts, **arguments), strict=True)}

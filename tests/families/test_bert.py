@@ -203,3 +203,16 @@ def test_no_scale_spans_a_row_where_states_are_pooled(bundle: Path) -> None:
     with edgewise.load(bundle, "cpu", "int8", 1) as session:
         kernels = {choice.kernel for choice in session.variant.kernels}
     assert "int8-rows" not in kernels
+
+
+def test_a_long_text_is_embedded_by_the_mean_of_its_windows(bundle: Path, assert_close: Compare) -> None:
+    text = " ".join(WORDS[:16] * 3)  # 48 tokens, where 28 fit: windows of 28, 14 apart
+    with edgewise.load(bundle, "cpu", "fp32", 1) as session:
+        words = text.split()
+        parts = [" ".join(words[first : first + 28]) for first in (0, 14, 28)]
+        vectors = [e.vector.astype(np.float64) for e in session.embed(parts)]
+        mean = 28 * vectors[0] + 28 * vectors[1] + 20 * vectors[2]
+        found = session.embed(text, overflow="windows")
+        assert session.similarity(text, text, overflow="windows")[0, 0] == pytest.approx(1, abs=1e-6)
+    assert list(found.tokens) == expected_ids(text)
+    assert_close(found.vector, (mean / np.linalg.norm(mean)).astype(np.float32), atol=1e-5)
