@@ -265,7 +265,7 @@ class _Recorder:
 
     def _limit(self, probe: Probe, length: int) -> int:
         """At most the runtime's default: ``EXTRA_TOKENS`` more than the input, within the context."""
-        prompt = 1 if self.model.encoder else length
+        prompt = len(self.config.decoder_prompt) if self.model.encoder else length
         longest = self.max_context if self.to_the_end else min(FEWEST_STEPS, self.steps)
         most = SWEEP_NEW_TOKENS if probe.short else longest if probe.name == LONGEST else self.steps
         return min(most, length + EXTRA_TOKENS, self.max_context, self.max_context + 1 - prompt)

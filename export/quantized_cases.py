@@ -130,7 +130,7 @@ def _digests(network: Transformer, case: Case, rows: int) -> Digests:
 def _decoded(network: Transformer, case: Case, ids: Tensor, mask: Tensor) -> Digests:
     assert case.greedy is not None
     config = network.config
-    prompt = (config.start_id,) if config.encoder else case.input_ids
+    prompt = config.decoder_prompt if config.encoder else case.input_ids
     fed = torch.tensor([(*prompt, *case.greedy.tokens[:-1])]).expand(len(ids), -1)
     cross = network.cross_key_value(network.encode(ids, mask)) if config.encoder else None
     positions = torch.arange(fed.shape[1]).expand_as(fed)

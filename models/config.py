@@ -147,6 +147,9 @@ class ModelConfig:
     ``token_types``       rows of a segment embedding (Devlin et al. 2019, section 3); a text is segment 0, so row 0 is
                           added to every token; 0: no such embedding
     ``embedding_norm``    a LayerNorm on the embeddings, with the encoder's epsilon
+    ``decoder_embeddings`` the decoder has learned positions and an embedding norm of its own (Lewis et al. 2020, BART)
+    ``source_start_id``   stands before the text that an encoder beside a decoder reads
+    ``forced_id``         what a decoder beside an encoder reads after ``start_id``, before the first token of a result
     ``tied``              the output projection is the embedding's matrix (section 3.4)
     ``output_bias``       a bias for every token of the vocabulary
     ``pooling``           heads ``embedding`` and ``classes``: ``mean`` of the states or the ``first`` one (Reimers and
@@ -180,6 +183,9 @@ class ModelConfig:
     scale_embeddings: bool = True
     token_types: int = 0
     embedding_norm: bool = False
+    decoder_embeddings: bool = False
+    source_start_id: int | None = None
+    forced_id: int | None = None
     tied: bool = True
     output_bias: bool = True
     pooling: Pooling | None = None
@@ -204,7 +210,7 @@ class ModelConfig:
                 f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})",
             )
         _check_size(self, "max_positions", MOST_ROWS)
-        for name in ("pad_id", "start_id", "end_id", "mask_id"):
+        for name in ("pad_id", "start_id", "end_id", "mask_id", "source_start_id", "forced_id"):
             value = getattr(self, name)
             _require(
                 value is None or 0 <= value < self.vocab_size,
@@ -227,6 +233,15 @@ class ModelConfig:
                 self.decoder.head_dim % 2 == 0,
                 f"head_dim ({self.decoder.head_dim}) must be even: rotary positions turn pairs",
             )
+        both = self.architecture == "encoder-decoder"
+        for name in ("source_start_id", "forced_id"):
+            value = getattr(self, name)
+            _require(value is None or both, f"{name} ({value}) belongs to an encoder-decoder, not to one stack alone")
+        _require(
+            not self.decoder_embeddings or (both and self.positions == "learned"),
+            f"decoder_embeddings belong to an encoder-decoder with learned positions, not to {self.architecture} with "
+            f"{self.positions} ones",
+        )
         _require(self.token_types >= 0, f"token_types ({self.token_types}) must not be negative")
         if self.token_types:
             _check_size(self, "token_types", MOST_ROWS)
@@ -296,6 +311,11 @@ class ModelConfig:
     def starts_text(self) -> bool:
         """Whether ``start_id`` stands before a text."""
         return self.architecture == "decoder" if self.adds_start is None else self.adds_start
+
+    @property
+    def decoder_prompt(self) -> tuple[int, ...]:
+        """What a decoder beside an encoder reads before the first token of a result."""
+        return (self.start_id,) if self.forced_id is None else (self.start_id, self.forced_id)
 
     @property
     def architecture(self) -> Architecture:

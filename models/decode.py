@@ -99,7 +99,7 @@ def prompts_of(model: Transformer, sources: Sequence[Sequence[int]]) -> list[lis
     """What the decoder is given before it decodes: the start token, or for a decoder-only model the source itself."""
     if model.encoder is None:
         return [list(s) for s in sources]
-    return [[model.config.start_id] for _ in sources]
+    return [list(model.config.decoder_prompt) for _ in sources]
 
 
 def next_logits(model: Transformer, memory: Memory, prefixes: Sequence[Sequence[int]]) -> Tensor:

@@ -110,6 +110,13 @@ class Transformer(nn.Module):
         self.embedding_norm = (
             nn.LayerNorm(config.d_model, eps=enc.norm_epsilon) if enc is not None and config.embedding_norm else None
         )
+        own = config.decoder_embeddings
+        self.decoder_positions = (
+            nn.Parameter(self.positions.detach().clone()) if own and self.positions is not None else None
+        )
+        self.decoder_embedding_norm = (
+            nn.LayerNorm(config.d_model, eps=dec.norm_epsilon) if dec and own and config.embedding_norm else None
+        )
         self.encoder = Stack(enc, [EncoderLayer(enc, dropout) for _ in range(enc.n_layers)]) if enc else None
         cross = enc is not None
         self.decoder = Stack(dec, [DecoderLayer(dec, dropout, cross) for _ in range(dec.n_layers)]) if dec else None
@@ -160,7 +167,7 @@ class Transformer(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
 
-    def embed(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, *, decoder: bool = False) -> Tensor:
         """Token embedding (section 3.4), times sqrt(D) or not, plus position (3.5) and segment, normalized or not.
 
         ``(B, T)``, ``(B, T)``, ``(B, T) -> (B, T, D)``; without ``segments`` every token is in segment 0.
@@ -170,10 +177,13 @@ class Transformer(nn.Module):
             x = x * math.sqrt(self.config.d_model)
         if self.token_types is not None:
             x = x + (self.token_types.weight[0] if segments is None else self.token_types(segments))
-        if self.positions is not None:
-            x = x + self.positions[positions]
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+        own = decoder and self.config.decoder_embeddings
+        table = self.decoder_positions if own else self.positions
+        if table is not None:
+            x = x + table[positions]
+        norm = self.decoder_embedding_norm if own else self.embedding_norm
+        if norm is not None:
+            x = norm(x)
         return self.embedding_dropout(x)  # type: ignore[no-any-return]
 
     def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
@@ -207,7 +217,7 @@ class Transformer(nn.Module):
         layer, ``cross`` the K/V of ``B`` sources where ``R`` is a multiple of ``B``, ``cross_mask (B, S)``.
         """
         assert self.decoder is not None
-        x = self.embed(ids, positions)
+        x = self.embed(ids, positions, decoder=True)
         mask = look_ahead_mask(ids.shape[1], key_mask)
         source_mask = None if cross_mask is None else cross_mask[:, None, None, :]
         rotate = None if self.rotary is None else partial(self.rotary, positions=positions)

@@ -69,10 +69,13 @@ def attention_of(
         check()
         distinct = list(dict.fromkeys(sources[i] for i in batch))
         memory = engine.encode_source(*right_pad(distinct, model.pad_id))
-        read = [(model.start_id, *targets[i][:-1]) for i in batch]  # a token is predicted from those before it
+        first = len(model.decoder_prompt) - 1
+        read = [(*model.decoder_prompt, *targets[i][:-1]) for i in batch]  # a token is predicted from those before it
         places = np.array([distinct.index(sources[i]) for i in batch])
         found = engine.cross_attention(memory, places, right_pad(read, model.pad_id)[0])
-        return [row[: len(targets[i]), : len(sources[i])].copy() for row, i in zip(found, batch, strict=True)]
+        return [
+            row[first : first + len(targets[i]), : len(sources[i])].copy() for row, i in zip(found, batch, strict=True)
+        ]
 
     return in_order(batches, map(attend, batches))
 

@@ -31,7 +31,8 @@ def attention_from(engine: Engine, model: ModelSpec, memory: Memory, place: int,
     """How new tokens look at sentence ``place`` of ``memory``, its padding left out: one pass from their beginning."""
 
     def attend(tokens: Sequence[int]) -> Floats:
-        read = np.array([[model.start_id, *tokens[:-1]]], np.int64)  # a token is predicted from those before it
-        return engine.cross_attention(memory, np.array([place]), read)[0, :, :source_tokens]
+        prompt = model.decoder_prompt
+        read = np.array([[*prompt, *tokens[:-1]]], np.int64)  # a token is predicted from those before it
+        return engine.cross_attention(memory, np.array([place]), read)[0, len(prompt) - 1 :, :source_tokens]
 
     return attend

@@ -102,7 +102,7 @@ def request_search(
 
 def prompt_of(model: ModelSpec, request: Request) -> tuple[int, ...]:
     """What the decoder reads before the first new token."""
-    return (model.start_id,) if model.encoder else request.source.ids
+    return model.decoder_prompt if model.encoder else request.source.ids
 
 
 def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request]) -> tuple[Memory, Ids]:
@@ -110,7 +110,7 @@ def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request]) -> tuple[M
     sources = [request.source.ids for request in batch]
     if model.encoder:
         memory = engine.encode_source(*right_pad(sources, model.pad_id))
-        return memory, np.full((len(batch), 1), model.start_id, dtype=np.int64)
+        return memory, np.array([model.decoder_prompt] * len(batch), dtype=np.int64)
     return None, np.array(sources, dtype=np.int64)
 
 
@@ -197,7 +197,7 @@ def batches_of(
 
 def bytes_of(model: ModelSpec, length: int, limit: int, options: DecodingOptions) -> int:
     """Estimate of what a text of ``length`` tokens takes, read and decoded up to ``limit`` tokens."""
-    prompt, ahead = 1 if model.encoder else length, options.speculate or 0
+    prompt, ahead = len(model.decoder_prompt) if model.encoder else length, options.speculate or 0
     positions = capacity(prompt, limit) + ahead
     return encoder_bytes(model, length) + decoder_bytes(model, prompt, positions, options.rows, 1 + ahead)
 
@@ -241,7 +241,8 @@ def score_all(
 
     Where no start token stands before a text, its first token has no probability: the scores begin with the second.
     """
-    begin = [model.prompt(t) if sources is None else (model.start_id, *t) for t in targets]
+    begin = [model.prompt(t) if sources is None else (*model.decoder_prompt, *t) for t in targets]
+    first = 1 if sources is None else len(model.decoder_prompt)
     lengths = [max(len(b), len(sources[i]) if sources else 0) for i, b in enumerate(begin)]
     batches = plan_batches(
         lengths,
@@ -255,7 +256,9 @@ def score_all(
         memory = engine.encode_source(*right_pad([sources[i] for i in batch], model.pad_id)) if sources else None
         ids, mask = right_pad([begin[i] for i in batch], model.pad_id)
         logits = engine.decoder_logits(memory, ids, mask)
-        return [_score(row, (*begin[i][1:], model.end_id)) for row, i in zip(logits, batch, strict=True)]
+        return [
+            _score(row[first - 1 :], (*begin[i][first:], model.end_id)) for row, i in zip(logits, batch, strict=True)
+        ]
 
     return in_order(batches, map(score, batches))
 

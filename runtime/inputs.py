@@ -117,7 +117,7 @@ def new_token_limit(manifest: Manifest, source_tokens: int, options: DecodingOpt
         ContextLengthError: ``options.max_new_tokens``, or without it ``options.min_new_tokens``, is more than fits, and
             ``options.overflow`` is ``error``.
     """
-    prompt = 1 if manifest.model.encoder else source_tokens
+    prompt = len(manifest.model.decoder_prompt) if manifest.model.encoder else source_tokens
     room = manifest.max_context + 1 - prompt
     option = "min_new_tokens" if options.max_new_tokens is None else "max_new_tokens"
     asked: int = getattr(options, option)
@@ -193,7 +193,8 @@ def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:
     Raises:
         ContextLengthError: too long.
     """
-    tokens = len(ids) + int(manifest.model.starts_text or manifest.model.encoder is not None)
+    model = manifest.model
+    tokens = len(ids) + (len(model.decoder_prompt) if model.encoder else int(model.starts_text))
     if tokens > manifest.max_context:
         raise ContextLengthError(
             f"{name} has {tokens} tokens, more than the {manifest.max_context} this model reads: shorten it"

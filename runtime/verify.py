@@ -162,7 +162,7 @@ class _Replay:
         return self.engine.encode_source(*right_pad([case.input_ids for case in cases], self.model.pad_id))
 
     def _prompt(self, case: Case) -> tuple[int, ...]:
-        return (self.model.start_id,) if self.model.encoder else case.input_ids
+        return self.model.decoder_prompt if self.model.encoder else case.input_ids
 
     def _one_pass(self, batch: list[Case]) -> None:
         """Teacher-forced over whole sequences, padded."""

@@ -124,6 +124,8 @@ class ModelSpec:
     mask_splits_text: bool = field(default=False, metadata=LATER)
     pair_between: Annotated[tuple[_Token, ...], Length(0, 8)] = field(default=(), metadata=LATER)
     second_segment: Annotated[int, Between(0, 2**24)] = field(default=0, metadata=LATER)
+    source_start_id: _Token | None = field(default=None, metadata=LATER)
+    forced_id: _Token | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._contradictions())
@@ -141,7 +143,9 @@ class ModelSpec:
             yield "a model needs an encoder, a decoder, or both"
         if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:
             yield f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})"
-        for name in ("pad_id", "start_id", "end_id", "mask_id"):
+        if (self.encoder is None or self.decoder is None) and (self.source_start_id, self.forced_id) != (None, None):
+            yield "source_start_id and forced_id belong to an encoder beside a decoder"
+        for name in ("pad_id", "start_id", "end_id", "mask_id", "source_start_id", "forced_id"):
             value = getattr(self, name)
             if value is not None and value >= self.vocab_size:
                 yield f"{name} ({value}) must be below vocab_size ({self.vocab_size})"
@@ -166,9 +170,15 @@ class ModelSpec:
         """What a decoder alone reads of a text's ``ids``; of no text, the start token."""
         return (self.start_id, *ids) if self.starts_text or not ids else tuple(ids)
 
+    @property
+    def decoder_prompt(self) -> tuple[int, ...]:
+        """What a decoder beside an encoder reads before the first token of a result."""
+        return (self.start_id,) if self.forced_id is None else (self.start_id, self.forced_id)
+
     def source(self, ids: Sequence[int]) -> tuple[int, ...]:
         """What an encoder reads of a text's ``ids``."""
-        return (self.start_id, *ids, self.end_id) if self.starts_text else (*ids, self.end_id)
+        start = self.start_id if self.starts_text else self.source_start_id
+        return (*ids, self.end_id) if start is None else (start, *ids, self.end_id)
 
     def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
         """What an encoder reads of two texts' ids; where the second begins, :meth:`second_from` says."""
@@ -191,8 +201,8 @@ class ModelSpec:
 
 
 REFERENCE_ONLY = frozenset(
-    {"rope", "scale_embeddings", "token_types", "embedding_norm", "tied", "output_bias"}  # of a ModelConfig
-    | {"pooler", "head_transform"}  # of a ModelConfig
+    {"rope", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
+    | {"tied", "output_bias", "pooler", "head_transform"}
     | {"attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
 )
 

@@ -157,6 +157,10 @@ TAMPERED = {
         put("alignment_layer", 0),
         "variant cpu-fp32 and alignment_layer 0: a graph 'alignment' needs both",
     ),
+    "forced token beyond the vocabulary": (
+        put("model.forced_id", 99),
+        r"forced_id \(99\) must be below vocab_size",
+    ),
     "absurd alignment": (put("alignment_layer", -1), "alignment_layer is -1, expected 0 to 255"),
     "no generation": (put("generation", None), "generation defaults belong to a model with a decoder, and to no other"),
     "no stacks": (
@@ -314,3 +318,15 @@ def test_tensor_names_are_distinct() -> None:
     names += [signature.written(signature.key_cache(layer), token) for layer in (0, 1, 10) for token in (0, 1, 10)]
     assert len(set(names)) == len(names) > 30
     assert signature.past_key(3) == "past_key_3"
+
+
+def test_a_source_start_needs_a_decoder_beside_the_encoder() -> None:
+    stack = {"n_layers": 1, "d_model": 8, "n_heads": 2, "d_ff": 8, "norm_place": "post", "activation": "relu"}
+    model = {"vocab_size": 10, "max_positions": 8, "pad_id": 0, "start_id": 1, "end_id": 2, "decoder": None}
+    model |= {"encoder": {**stack, "norm_epsilon": 1e-5}, "head": "vocabulary", "mask_id": 3, "class_names": []}
+    assert manifest.ModelSpec.from_json(model).source((5,)) == (5, 2)
+    with pytest.raises(BundleFormatError, match="source_start_id and forced_id belong to an encoder beside a decoder"):
+        manifest.ModelSpec.from_json({**model, "source_start_id": 4})
+    both = manifest.ModelSpec.from_json({**model, "decoder": model["encoder"], "source_start_id": 4, "forced_id": 6})
+    assert both.source((5,)) == (4, 5, 2)
+    assert both.decoder_prompt == (1, 6)

@@ -174,3 +174,23 @@ def test_reading_leaves_the_json_as_it_was() -> None:
     before = json.dumps(data)
     ModelConfig.from_json(data)
     assert json.dumps(data) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source_start_id": 3}, r"source_start_id \(3\) belongs to an encoder-decoder, not to one stack alone"),
+        ({"forced_id": 3}, r"forced_id \(3\) belongs to an encoder-decoder, not to one stack alone"),
+        ({"forced_id": 10}, r"forced_id \(10\) must be a token id below vocab_size \(10\)"),
+        ({"decoder_embeddings": True}, "decoder_embeddings belong to .* not to decoder with sinusoidal ones"),
+    ],
+)
+def test_what_only_an_encoder_decoder_has(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**MODEL, decoder=StackConfig(**STACK), **change)
+
+
+def test_what_a_decoder_reads_first() -> None:
+    stacks = {"encoder": StackConfig(**STACK), "decoder": StackConfig(**STACK)}
+    assert ModelConfig(**MODEL, **stacks).decoder_prompt == (1,)
+    assert ModelConfig(**MODEL, **stacks, forced_id=4).decoder_prompt == (1, 4)
