@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
+from .bart import BART
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .family import ACTIVATIONS, Facts, Family, Fields
@@ -22,7 +23,7 @@ from .roberta import ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN)
+FAMILIES: tuple[Family, ...] = (BART, BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

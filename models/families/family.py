@@ -115,7 +115,7 @@ class Facts:
     stands for a word to be found. ``pooling``, ``normalize`` and
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
     ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
-    that may not be generated, as either says.
+    that may not be generated, as either says. ``forced``: the first token that is generated, as the former says.
     """
 
     prefix: tuple[int, ...] = ()
@@ -128,6 +128,7 @@ class Facts:
     max_tokens: int | None = None
     eos: int | list[int] | None = None
     suppressed: tuple[int, ...] = ()
+    forced: int | None = None
 
     def end_id(self, fields: Fields) -> int:
         """The one token that ends a text; several are a fault."""

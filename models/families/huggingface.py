@@ -141,6 +141,7 @@ def _facts(folder: Path, config: dict[str, Any], tokenizer: Any) -> Facts:
         mask=_mask(folder, tokenizer),
         eos=generation.get("eos_token_id"),
         suppressed=_suppressed(folder, config, generation),
+        forced=_forced(folder, generation),
     )
     sentences = read_sentences(folder)
     if sentences is None:
@@ -183,6 +184,18 @@ def _suppressed(folder: Path, config: dict[str, Any], generation: dict[str, Any]
     if not isinstance(words, list) or not all(isinstance(w, list) and len(w) == 1 and type(w[0]) is int for w in words):
         raise CheckpointError(f"{folder}: bad_words_ids are {words!r}, expected lists of one token id each")
     return tuple(word[0] for word in words)
+
+
+def _forced(folder: Path, generation: dict[str, Any]) -> int | None:
+    """What ``forced_bos_token_id`` says.
+
+    Raises:
+        CheckpointError: no token id.
+    """
+    token = generation.get("forced_bos_token_id")
+    if token is not None and (type(token) is not int or token < 0):
+        raise CheckpointError(f"{folder}: forced_bos_token_id is {token!r}, expected a token id")
+    return token
 
 
 def _beams(folder: Path, config: dict[str, Any]) -> int:

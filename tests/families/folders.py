@@ -182,6 +182,56 @@ def sentencepiece_processor(file: Path) -> Any:
     return sentencepiece.SentencePieceProcessor(model_file=str(file))
 
 
+def bart_tokenizer() -> Tokenizer:
+    """A byte-level BPE with BART's tokens around a text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_LINES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def bart_folder(folder: Path, *, seed: int = 0, std: float = 0.3, forced: int | None = None, **config: Any) -> Path:
+    """A folder of a ``BartForConditionalGeneration``; ``config`` changes its ``BartConfig``."""
+    fields = {
+        "vocab_size": 304,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 96,
+        "forced_eos_token_id": None,
+        **config,
+    }
+    model = transformers.BartForConditionalGeneration(transformers.BartConfig(**fields))
+    randomize(model, seed, std)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.final_logits_bias.normal_(generator=torch.Generator().manual_seed(seed))
+        for stack in (model.model.encoder, model.model.decoder):
+            stack.embed_tokens.weight.copy_(model.model.shared.weight)  # one table, though nothing may tie them
+    model.generation_config.forced_bos_token_id = forced
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(bart_tokenizer().to_str())
+    return folder
+
+
+def library_bart(folder: Path) -> Any:
+    """The original library's own reading of a folder."""
+    return transformers.BartForConditionalGeneration.from_pretrained(folder, attn_implementation="eager").eval()
+
+
 def marian_folder(folder: Path, *, seed: int = 0, std: float = 0.3, tags: tuple[str, ...] = (), **config: Any) -> Path:
     """A folder of a ``MarianMTModel`` as OPUS-MT publishes it; ``config`` changes its ``MarianConfig``."""
     vocabulary = marian_files(folder, tags)
