@@ -2,7 +2,7 @@
 
 Source: Devlin et al. 2019, section 4.2, and ``QuestionAnsweringPipeline`` of transformers 4.57, file
 ``transformers/pipelines/question_answering.py``: a window's scores are a softmax over the tokens of its text and the
-first token, which stands for no answer.
+first token, which stands for no answer. Unlike there, spans of equal words in different places stay apart.
 """
 
 from __future__ import annotations

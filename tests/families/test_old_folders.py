@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from edgewise.export.probes import AWKWARD
 from edgewise.export.sentences import SENTENCES
 from edgewise.models.open import open_checkpoint
 
-from .encoders import bert_head
+from .encoders import CLASSES, bert_head, distilbert_head, roberta_head, xlm_roberta_head
 from .folders import PIECES, write_json
 
 WEIGHTS = "model.safetensors"
@@ -141,6 +142,26 @@ def test_no_weights_at_all(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=r"has none of model.safetensors, .* and pytorch_model.bin.index.json"):
         open_checkpoint(folder)
+
+
+MAKERS = {
+    "Bert": bert_head,
+    "DistilBert": distilbert_head,
+    "Roberta": roberta_head,
+    "XLMRoberta": xlm_roberta_head,
+}
+OLDER = json.loads((Path(__file__).parent / "goldens" / "transformers_4_57_1.json").read_text())
+
+
+@pytest.mark.parametrize("architecture", OLDER)
+def test_configurations_of_an_older_release_are_the_same_network(architecture: str, tmp_path: Path) -> None:
+    family, head = architecture.split("For")
+    classes = CLASSES if "Classification" in head else {}
+    made = MAKERS[family](tmp_path / "made", f"For{head}", **classes)
+    newer = open_checkpoint(made).model.config
+    write_json(made / "config.json", OLDER[architecture])
+    assert OLDER[architecture]["transformers_version"] == "4.57.1"
+    assert open_checkpoint(made).model.config == newer
 
 
 # vocab.txt
