@@ -400,8 +400,8 @@ def _add_export(commands: Commands) -> None:
         "source",
         type=Path,
         metavar="SRC",
-        help="the checkpoint: a folder of edgewise's own, one of Hugging Face's or CTranslate2's, a GGUF file, or a "
-        "TOML file that describes a torch.nn.Transformer (docs/formats.md)",
+        help="the checkpoint: a folder of edgewise's own, one of Hugging Face's or CTranslate2's, a GGUF file, an .npz "
+        "of Marian's, or a TOML file that describes a torch.nn.Transformer (docs/formats.md)",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the new bundle")
     parser.add_argument(

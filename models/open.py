@@ -11,11 +11,13 @@ from .families.from_file import family_from_file
 from .families.huggingface import is_huggingface, read_huggingface
 from .families.torch_nn import is_torch_nn, read_torch_nn
 from .gguf.checkpoint import read_gguf
+from .marian.checkpoint import SUFFIX as MARIAN_SUFFIX
+from .marian.checkpoint import read_marian
 
 
 def open_checkpoint(source: str | Path, family_file: Path | None = None) -> Checkpoint:
-    """Read a folder of edgewise's own, one as Hugging Face writes it, a GGUF file, a folder of CTranslate2, or what a
-    TOML or JSON file says of a ``torch.nn.Transformer``.
+    """Read a folder of edgewise's own, of Hugging Face's or of CTranslate2's, a GGUF file, an ``.npz`` of Marian, or
+    what a TOML or JSON file says of a ``torch.nn.Transformer``.
 
     ``family_file``: a Python file with the family of a folder as Hugging Face writes it. It is run.
 
@@ -32,6 +34,8 @@ def open_checkpoint(source: str | Path, family_file: Path | None = None) -> Chec
                 "this is none"
             )
         return read_huggingface(source, (family_from_file(family_file, source),))
+    if source.is_file() and source.suffix == MARIAN_SUFFIX:
+        return read_marian(source)
     if source.is_file():
         return read_torch_nn(source) if is_torch_nn(source) else read_gguf(source)
     if is_huggingface(source):

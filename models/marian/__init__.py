@@ -1,0 +1,1 @@
+"""Translators as Marian itself writes them: one ``.npz`` file with the settings inside."""
