@@ -23,7 +23,7 @@ from .roberta import ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BART, BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN)
+FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:
