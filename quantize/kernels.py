@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..errors import ExportError
 from .emit import Emitter
 from .four_bits import four_bits
 from .schemes import Kernel
@@ -86,21 +87,18 @@ def _int8_blocks(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value
 def _int4_blocks(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
     quantized = four_bits(weight)
     n, k = weight.shape
-    return e.node(
-        "MatMulNBits",
-        [
-            x,
-            e.constant(f"{name}.int4_blocks", quantized.values),
-            e.constant(f"{name}.int4_scale", quantized.scale),
-            e.constant(f"{name}.int4_zero_point", quantized.zero_point),
-        ],
-        domain="com.microsoft",
-        K=k,
-        N=n,
-        bits=4,
-        block_size=BLOCK,
-        accuracy_level=4,
-    )
+    values = e.constant(f"{name}.int4_blocks", quantized.values)
+    scale = e.constant(f"{name}.int4_scale", quantized.scale)
+    zero_point = e.constant(f"{name}.int4_zero_point", quantized.zero_point)
+    attributes = {"K": k, "N": n, "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
+    product = e.node("MatMulNBits", [x, values, scale, zero_point], domain="com.microsoft", **attributes)
+    if quantized.offset is None:
+        return product
+    # Sums of each block of inputs, by a matrix of ones: one operator, whatever the dimensions of x.
+    ones = np.repeat(np.eye(k // BLOCK, dtype=np.float32), BLOCK, axis=0)
+    sums = e.node("MatMul", [x, e.constant(f"ones_of_blocks_{k}", ones)])
+    offset = e.node("Transpose", [e.constant(f"{name}.int4_offset", quantized.offset)], perm=[1, 0])
+    return e.node("Add", [product, e.node("MatMul", [sums, offset])])
 
 
 KERNELS: dict[Kernel, Callable[[Emitter, ir.Value, str, Weight], ir.Value]] = {
@@ -114,23 +112,20 @@ KERNELS: dict[Kernel, Callable[[Emitter, ir.Value, str, Weight], ir.Value]] = {
 
 
 def embedding(e: Emitter, ids: ir.Value, name: str, weight: Weight, kernel: Kernel) -> ir.Value:
-    """Rows ``ids`` of an embedding, from the same integers that ``kernel`` multiplies with: one store for both."""
+    """Rows ``ids`` of an embedding, from the same integers that ``kernel`` multiplies with: one store for both.
+
+    Raises:
+        ExportError: a kernel of four bits, whose rows no operator looks up.
+    """
     if kernel == "int8-blocks":
         quantized = blocked(weight)
         flat = e.constant(f"{name}.rows", quantized.values.reshape(weight.shape))
         scale = e.constant(f"{name}.block_scale", quantized.scale)
-        return _gather(e, [flat, ids, scale], 8)
+        attributes = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+        return e.node("GatherBlockQuantized", [flat, ids, scale], domain="com.microsoft", **attributes)
     if kernel == "int4-blocks":
-        four = four_bits(weight)
-        flat = e.constant(f"{name}.int4_rows", four.values.reshape(len(weight), -1))
-        scale = e.constant(f"{name}.int4_scale", four.scale)
-        return _gather(e, [flat, ids, scale, e.constant(f"{name}.int4_zero_point", four.zero_point)], 4)
+        raise ExportError(f"{name}: rows of int4-blocks cannot be looked up: carry the vocabulary by another kernel")
     channels = per_channel(weight)
     values = e.node("Gather", [e.constant(f"{name}.int8", channels.values), ids], axis=0)
     scales = e.node("Gather", [e.constant(f"{name}.scale", channels.scale), ids], axis=0)
     return e.node("Mul", [e.node("Cast", [values], to=ir.DataType.FLOAT), scales])
-
-
-def _gather(e: Emitter, inputs: list[ir.Value], bits: int) -> ir.Value:
-    attributes = {"bits": bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
-    return e.node("GatherBlockQuantized", inputs, domain="com.microsoft", **attributes)
