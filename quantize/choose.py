@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from statistics import median
 
 import numpy as np
@@ -23,22 +22,19 @@ DECODER_ROWS = (1, 5, 32)  # greedy, the beams of a sentence, and a batch
 ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
 _REPEATS = 7
 _CALLS = 20
-WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
-LARGE_WORKING_SET = 64 << 20  # of a network whose weights no cache holds, in float32 or int8: it waits for memory
+_WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
+LARGE = 128 << 20  # bytes of float32 weights that no cache holds
 _MOST = 64  # matrices: of tiny ones thousands would fill that
 _GAIN = 0.9  # another kernel must take at most this share of the plain one's time: less is noise
 
 
-def measure(
-    k: int, n: int, rows: int, kernels: Sequence[Kernel], working_set: int = WORKING_SET
-) -> Mapping[Kernel, float]:
+def measure(k: int, n: int, rows: int, kernels: Sequence[Kernel]) -> Mapping[Kernel, float]:
     """Median seconds of each kernel for ``rows`` rows times a ``(K, N)`` matrix, on one thread.
 
-    As many different matrices follow one another as fill the ``working_set`` (bytes) of a model's step.
+    As many different matrices follow one another as fill the working set of a model's step.
     """
     rng = np.random.default_rng(0)
-    count = min(_MOST, -(-working_set // (4 * k * n)))
-    calls_a_time = max(2, _CALLS * WORKING_SET // max(working_set, WORKING_SET))
+    count = min(_MOST, -(-_WORKING_SET // (4 * k * n)))
     weights = [rng.standard_normal((n, k)).astype(np.float32) for _ in range(count)]
     x = np.random.default_rng(1).standard_normal((rows, k)).astype(np.float32)
     calls = {kernel: _bound(open_products(kernel, weights), x) for kernel in kernels}
@@ -46,9 +42,9 @@ def measure(
     for _ in range(_REPEATS):  # interleaved, so that what disturbs one disturbs all
         for kernel, call in calls.items():
             began = time.perf_counter()
-            for _ in range(calls_a_time):
+            for _ in range(_CALLS):
                 call()
-            times[kernel].append((time.perf_counter() - began) / calls_a_time / len(weights))
+            times[kernel].append((time.perf_counter() - began) / _CALLS / len(weights))
     return {kernel: median(values) for kernel, values in times.items()}
 
 
@@ -64,41 +60,51 @@ def choose_kernels(
     graphs: Mapping[str, ir.Model],
     scheme: Scheme,
     target: str,
-    timer: Timer | None = None,
+    timer: Timer = measure,
     inputs: Inputs | None = None,
 ) -> dict[str, Kernel]:
     """Kernel by matrix name, the fastest of the scheme's for each shape; all graphs of a variant choose together.
 
     Where a target has one kernel there is nothing to measure. On ``inputs``, where they are given, a kernel must be
-    exact enough (:func:`.errors.exact_enough`). A network whose states are pooled to a vector goes without
-    ``int8-rows``: a scale for a whole row follows its few large features (Bondarenko et al. 2021, section 3), and no
-    later choice among tokens hides the rounding. On all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean
-    cosine with those of float32 was 0.9973 with it and 0.9997 with ``int8-blocks``.
+    exact enough (:func:`.errors.exact_enough`). A large network goes without ``int8-weights`` where blocks fit: a step
+    that waits for memory would read the float32 they become, four times as many bytes.
+
+    A network whose states are pooled to a vector goes without ``int8-rows``: a scale for a whole row follows its few
+    large features (Bondarenko et al. 2021, section 3), and no later choice among tokens hides the rounding. On
+    all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean cosine with those of float32 was 0.9973 with it and 0.9997
+    with ``int8-blocks``.
     """
     if scheme.in_order:
         return _in_order(graphs, scheme, target)
-    timer = timer or partial(measure, working_set=_working_set(graphs))
     kernels = [k for k in scheme.kernels[target] if k != "int8-rows" or not any(map(_pools, graphs.values()))]
     chosen: dict[str, Kernel] = {VOCABULARY: kernels[0]}
+    large = _is_large(graphs)
     measured: dict[tuple[int, int, bool, tuple[Kernel, ...]], Kernel] = {}
     for model in graphs.values():
         for _, name, weight in matrices(model):
             n, k = weight.shape
             decoding = _decodes(name)
-            fit = tuple(kernels)
-            if len(kernels) > 1 and inputs is not None and name in inputs:
-                fit = exact_enough(kernels, weight, inputs[name])
+            fit = _candidates(kernels, weight, (inputs or {}).get(name), large)
             key = (n, k, decoding, fit)
-            if len(kernels) > 1 and key not in measured:
+            if len(fit) > 1 and key not in measured:
                 measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, fit, timer)
-            chosen[name] = measured.get(key, kernels[0])
+            chosen[name] = measured.get(key, fit[0])
     return chosen
 
 
-def _working_set(graphs: Mapping[str, ir.Model]) -> int:
-    """What a step of this network walks through, in one of two sizes."""
-    total = sum(weight.nbytes for model in graphs.values() for _, _, weight in matrices(model))
-    return LARGE_WORKING_SET if total > LARGE_WORKING_SET else WORKING_SET
+def _candidates(
+    kernels: Sequence[Kernel], weight: NDArray[np.float32], x: NDArray[np.float32] | None, large: bool
+) -> tuple[Kernel, ...]:
+    """Those that may carry ``weight (N, K)``, of which ``x (rows, K)`` was recorded."""
+    if len(kernels) > 1 and x is not None:
+        kernels = exact_enough(kernels, weight, x)
+    if large and "int8-blocks" in kernels and _divides(weight.shape[1], "int8-blocks"):
+        kernels = [kernel for kernel in kernels if kernel != "int8-weights"]
+    return tuple(kernels)
+
+
+def _is_large(graphs: Mapping[str, ir.Model]) -> bool:
+    return sum(weight.nbytes for model in graphs.values() for _, _, weight in matrices(model)) > LARGE
 
 
 def _in_order(graphs: Mapping[str, ir.Model], scheme: Scheme, target: str) -> dict[str, Kernel]:

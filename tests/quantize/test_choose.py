@@ -8,15 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgewise.quantize.choose import (
-    DECODER_ROWS,
-    ENCODER_ROWS,
-    LARGE_WORKING_SET,
-    WORKING_SET,
-    choose_kernels,
-    fastest,
-    measure,
-)
+from edgewise.quantize.choose import DECODER_ROWS, ENCODER_ROWS, choose_kernels, fastest, measure
 from edgewise.quantize.schemes import SCHEMES, Kernel
 
 ALL: tuple[Kernel, ...] = ("int8-weights", "int8-rows", "int8-blocks")
@@ -100,24 +92,20 @@ def test_what_blocks_do_not_divide_keeps_eight_bits(monkeypatch: pytest.MonkeyPa
     assert chosen == {"narrow": "int8-weights", "wide": "int4-blocks", "vocabulary": "int8-weights"}
 
 
-@pytest.mark.parametrize(("width", "expected"), [(64, WORKING_SET), (4200, LARGE_WORKING_SET)])
-def test_what_no_cache_holds_is_measured_so(width: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [(None, "vocabulary", np.zeros((width, width), np.float32))]
-    asked: list[int] = []
-
-    def clock(k: int, n: int, rows: int, kernels: Sequence[Kernel], working_set: int) -> Mapping[Kernel, float]:
-        asked.append(working_set)
-        return dict.fromkeys(kernels, 1.0)
-
+@pytest.mark.parametrize(("limit", "expected"), [(1 << 30, "int8-weights"), (1, "int8-blocks")], ids=["small", "large"])
+def test_a_large_network_does_not_unpack_its_weights(
+    limit: int, expected: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(None, name, np.zeros((8, k), np.float32)) for name, k in (("vocabulary", 64), ("narrow", 48))]
+    clock = Clock(int8_weights=1, int8_rows=5, int8_blocks=4)
     monkeypatch.setattr("edgewise.quantize.choose.matrices", lambda model: found)
-    monkeypatch.setattr("edgewise.quantize.choose.measure", clock)
+    monkeypatch.setattr("edgewise.quantize.choose.LARGE", limit)
     model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
-    choose_kernels({"decoder": model}, SCHEMES["int8"], "cpu")
-    assert set(asked) == {expected}
+    chosen = choose_kernels({"decoder": model}, SCHEMES["int8"], "cpu", clock)
+    assert chosen == {"vocabulary": expected, "narrow": "int8-weights"}
 
 
 def test_the_real_clock_ticks() -> None:
-    for working_set in (1 << 10, 1 << 16):
-        times = measure(32, 8, 2, ALL, working_set)
-        assert set(times) == set(ALL)
-        assert all(0 < seconds < 1 for seconds in times.values())
+    times = measure(32, 8, 2, ALL)
+    assert set(times) == set(ALL)
+    assert all(0 < seconds < 1 for seconds in times.values())
