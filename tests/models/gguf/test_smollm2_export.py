@@ -38,7 +38,7 @@ def checkpoint(file: Path) -> Checkpoint:
 
 
 def record_two_cases(*arguments: Any) -> ReferenceCases:
-    """As ``record_cases``, of two texts and few steps: all of them take some twenty minutes."""
+    """As ``record_cases``, of two texts: all of them take minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(effort, "EFFORT", 5e11)
         two = ("caption-00", "one-word")
@@ -84,13 +84,12 @@ def test_paris(precision: str, bundle: Path) -> None:
 
 
 def test_float32_replays_the_reference(bundle: Path) -> None:
-    """But for sums of 3072 logits, some hundreds large, which float32 adds up about as exactly as is allowed."""
     with edgewise.load(bundle, "cpu", "fp32", 1) as session:
         report = session.verify()
+    assert report.ok, report.table()
     assert report.agreement == 1
     assert report.largest("logit") <= 1e-4
     assert report.largest("log_prob") <= 1e-4
-    assert all("sum over ids" in fault for fault in report.faults), report.table()
 
 
 @pytest.mark.xfail(reason="activations in int8, one scale a row, cost this model a logit and more", strict=True)
