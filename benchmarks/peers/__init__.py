@@ -23,6 +23,7 @@ won. In reading order:
 ``places.py``          where all that lies; ``processes.py`` starts a measuring process
 ``run.py``             the rounds; ``results.py``, what they found
 ``report.py``          medians, ratios, the table; ``chart.py`` draws it
+``profile.py``         by which operators edgewise spends its time
 ``floors.py``          what a request must read and multiply at least; ``roofline.py``, how fast this machine does so
 =====================  =================================================================================
 """

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import EdgewiseError
+from .catalogue import systems_of
 from .chart import draw, draw_floors
 from .check import check
 from .places import Places
 from .prepare import Preparation
 from .prepare_text import TextPreparation
 from .prepare_vectors import VectorPreparation
+from .processes import profile_cell
 from .quality import judge
 from .report import tables
 from .run import cells, measure
@@ -52,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=_prepare)
     one = commands.add_parser("run", help="measure cells, and print the tables")
     one.add_argument("cells", nargs="*", default=["*"], help="patterns of names, such as 's1/t1/*' (default: all)")
-    one.add_argument("--rounds", type=_count, default=3, help="processes of every cell (default: 3)")
-    one.add_argument("--repeats", type=_count, default=3, help="timed passes of every process (default: 3)")
+    one.add_argument("--rounds", type=_count, default=2, help="processes of every cell (default: 2)")
+    one.add_argument("--repeats", type=_count, default=4, help="timed passes of every process (default: 4)")
     one.add_argument(
         "--output",
         type=Path,
@@ -61,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write it all, and what a stopped run goes on with (peers.json)",
     )
     one.set_defaults(command=_run)
+    one = commands.add_parser("profile", help="where the time of edgewise's cells goes, by kind of operator")
+    one.add_argument("cells", nargs="*", default=["s?/t1/*/edgewise-*"], help="as for run; others are left out")
+    one.set_defaults(command=_profile)
     one = commands.add_parser("report", help="print the tables of a run again, and draw its chart")
     one.add_argument("results", type=Path, help="what `run` wrote")
     one.add_argument("--chart", type=Path, help="draw the ratios there, .svg or .png")
@@ -100,6 +105,16 @@ def _report(arguments: argparse.Namespace) -> None:
         draw(found, arguments.chart)
     if arguments.roofline:
         draw_floors(found, arguments.roofline)
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    places = Places.of_environment()
+    for cell in cells(arguments.cells):
+        workload, system = WORKLOADS[cell.setting.workload], systems_of(cell.setting.workload)[cell.system]
+        if not system.adapter.endswith("edgewise") or system.settings["target"] != "cpu":
+            continue  # the others' engines are opened elsewhere, or are not ONNX Runtime
+        sources = places.file(workload.name, workload.sources_file(cell.setting.batch))
+        print(profile_cell(places, system, cell.setting, sources).table(str(cell)), end="\n\n")
 
 
 def _say(what: str) -> None:

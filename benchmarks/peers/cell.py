@@ -168,7 +168,7 @@ def measure(order: Order, start: float | None = None) -> Answer:
     adapter = importlib.import_module(f".adapters.{order.adapter}", __package__)
     marks.append(time.perf_counter())
     system = adapter.open_model(order)
-    ask = _asking(system, order)
+    ask = asking(system, order)
     marks.append(time.perf_counter())
     ask(_shortened(requests[:1], order)[0])
     marks.append(time.perf_counter())
@@ -198,7 +198,7 @@ def measure(order: Order, start: float | None = None) -> Answer:
     )
 
 
-def _asking(system: Any, order: Order) -> Ask:
+def asking(system: Any, order: Order) -> Ask:
     """How to put a request to what an adapter opened."""
     if order.kind == "embed":
         return lambda request: system.embed(request.sources)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from .systems import OWN_ENVIRONMENT, System
 
 
-def _edgewise(precision: str, bits: float, *, exact: bool = False, extra: bool = False) -> System:
+def _edgewise(
+    precision: str, bits: float, model: str = "edgewise", *, exact: bool = False, extra: bool = False
+) -> System:
     return System(
         name=f"edgewise-{precision}",
         adapter="text.edgewise",
         environment=OWN_ENVIRONMENT,
-        model=f"edgewise-{precision}",
+        model=model,
         settings={"target": "cpu", "precision": precision},
         files=(f"cpu-{precision}/*",),
         bits=bits,
@@ -39,7 +41,7 @@ def _other(name: str, adapter: str, environment: str, bits: float, *files: str, 
 
 _ALL = (
     _edgewise("int8", 8),
-    _edgewise("int4", 4.5),
+    _edgewise("int4", 4.5, "edgewise-int4"),
     _edgewise("fp32", 32, exact=True, extra=True),
     _llama_cpp("q4_0", 4.5),
     _llama_cpp("q4_1", 5),

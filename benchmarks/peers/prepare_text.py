@@ -29,7 +29,6 @@ LOG_PROBS, SCORED, SCORED_ROWS, SCORED_TOKENS = "log_probs.json", "scored.json",
 _TASK = ("--task", "text-generation-with-past")
 _GROUP = "64"
 """Weights that share a scale in OpenVINO's int4: its 128 does not divide 576 columns."""
-PRECISIONS = ("fp32", "int8", "int4")
 
 
 class TextPreparation(Preparation):
@@ -55,18 +54,18 @@ class TextPreparation(Preparation):
 
     def _formats(self) -> dict[str, Callable[[Path], object]]:
         gguf = {f"gguf-{kind}": partial(self._requantized, kind) for kind in ("q4_0", "q8_0")}
-        edgewise = {f"edgewise-{precision}": partial(self._edgewise_as, precision) for precision in PRECISIONS}
         genai = {f"onnxruntime-genai-{kind}": partial(self._genai, kind) for kind in ("int8", "int4")}
         openvino = {f"openvino-genai-{kind}": partial(self._openvino_as, kind) for kind in ("int8", "int4")}
         return {
             "gguf-q4_1": self._gguf,
             **gguf,
-            **edgewise,
-            **genai,
-            **openvino,
             "ctranslate2-int8": self._ctranslate2_int8,
             "onnx-fp32": self._onnx,
             "optimum-onnx-int8": self._onnx_int8,
+            **genai,
+            **openvino,
+            "edgewise": partial(self._edgewise_as, ["fp32", "int8"]),
+            "edgewise-int4": partial(self._edgewise_as, ["int4"]),
         }
 
     @property
@@ -127,11 +126,11 @@ class TextPreparation(Preparation):
                 found.append(scores.gather(1, ids[0, 1:, None])[:, 0].tolist())
         return found
 
-    def _edgewise_as(self, precision: str, folder: Path) -> None:
+    def _edgewise_as(self, precisions: list[str], folder: Path) -> None:
         from ...pipeline import export_bundle
 
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
-        export_bundle(self._published, folder, ["cpu"], [precision], None, 0.0, lambda done, cases: None)
+        export_bundle(self._published, folder, ["cpu"], precisions, None, 0.0, lambda done, cases: None)
 
     def _gguf(self, folder: Path) -> None:
         folder.mkdir()

@@ -14,6 +14,7 @@ from ...errors import EngineError
 from .cell import Answer, Order
 from .places import Places, this_package
 from .prepare import OFFLINE, SPECIAL_IDS
+from .profile import Profile
 from .results import Setting
 from .systems import System
 from .workloads import EXTRA_TOKENS, LENGTH_PENALTY, WORKLOADS
@@ -38,6 +39,27 @@ def run_cell(
         MissingExtraError: the system or its model is not there.
         EngineError: the process failed; the message ends with the last of what it said.
     """
+    found = _answer(places, system, setting, "cell", sources=sources, repeats=repeats, whole=whole, scored=scored)
+    return Answer(**found)
+
+
+def profile_cell(places: Places, system: System, setting: Setting, sources: Path) -> Profile:
+    """Let a new process profile one cell; errors as in :func:`run_cell`."""
+    return Profile.from_json(_answer(places, system, setting, "profile", sources=sources))
+
+
+def _answer(
+    places: Places,
+    system: System,
+    setting: Setting,
+    module: str,
+    *,
+    sources: Path,
+    repeats: int = 0,
+    whole: bool = False,
+    scored: Path | None = None,
+) -> dict[str, Any]:
+    """What a module of this package writes that is given an order."""
     workload = WORKLOADS[setting.workload]
     with tempfile.TemporaryDirectory() as scratch, this_package() as path:
         order = Order(
@@ -60,9 +82,10 @@ def run_cell(
             scored=str(scored or ""),
         )
         python = places.binary(system.environment)
-        command = [python, "-P", "-m", "edgewise.benchmarks.peers.cell", json.dumps(asdict(order))]
+        command = [python, "-P", "-m", f"edgewise.benchmarks.peers.{module}", json.dumps(asdict(order))]
         _run(system.name, command, _variables(system, setting.threads) | path, scratch)
-        return Answer(**json.loads(Path(order.answer).read_text()))
+        answer: dict[str, Any] = json.loads(Path(order.answer).read_text())
+        return answer
 
 
 def _run(name: str, command: list[Any], variables: dict[str, str], folder: str) -> None:

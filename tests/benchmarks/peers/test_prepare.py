@@ -20,7 +20,7 @@ from edgewise.benchmarks.peers.prepare import Preparation, captions
 from edgewise.benchmarks.peers.processes import run_cell
 from edgewise.benchmarks.peers.results import Setting
 from edgewise.benchmarks.peers.systems import ENVIRONMENTS, OURS, OWN_ENVIRONMENT, SYSTEMS
-from edgewise.benchmarks.peers.workloads import S1, S2, WORKLOADS
+from edgewise.benchmarks.peers.workloads import S1, WORKLOADS
 from edgewise.errors import EngineError, ExportError, InputError, MissingExtraError, VerificationError
 from edgewise.models.checkpoint import Checkpoint
 
@@ -157,4 +157,3 @@ def test_timed_sources_are_spread_evenly() -> None:
     for workload in WORKLOADS.values():
         assert workload.timed.keys() == set(workload.batches)
         assert all(workload.sources % count == 0 for count in workload.timed.values())
-    assert S2.timed[32] == S2.sources
