@@ -66,7 +66,7 @@ BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_word
         "prepare_text",
         "prepare_vectors",
         "random_network",
-        "roofline",
+        *("profile", "roofline"),
     )
 }
 

@@ -34,7 +34,9 @@ def write_llama(file: Path, checkpoint: Checkpoint, folder: Path) -> None:
         "generation_config.json": ids | {"eos_token_id": end, "do_sample": False},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": vocabulary.tokens[end if vocabulary.start_id is None else vocabulary.start_id],
             "eos_token": vocabulary.tokens[end],
+            "unk_token": vocabulary.tokens[end],  # CTranslate2 wants one; byte-level texts have none
             "model_max_length": checkpoint.max_context,
             "clean_up_tokenization_spaces": False,
         },

@@ -44,12 +44,15 @@ class LlamaCpp:
 
     def _greedy(self, prompt: list[int], limit: int) -> list[int]:
         self._clear()
-        self._read(llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(prompt))(*prompt), len(prompt)))
-        tokens = [self._best()]
+        tokens = [self._next(prompt)]
         while len(tokens) < limit:
-            self._read(llama_cpp.llama_batch_get_one((llama_cpp.llama_token * 1)(tokens[-1]), 1))
-            tokens.append(self._best())
+            tokens.append(self._next(tokens[-1:]))
         return tokens
+
+    def _next(self, ids: list[int]) -> int:
+        read = (llama_cpp.llama_token * len(ids))(*ids)  # a batch only points there, so it must outlive the call
+        self._read(llama_cpp.llama_batch_get_one(read, len(ids)))
+        return int(self._logits(-1).argmax())
 
     def log_probs(self, texts: Tokens) -> Vectors | None:
         """A pass a text, with the logits of all its places."""
@@ -73,9 +76,6 @@ class LlamaCpp:
     def _read(self, batch: Any) -> None:
         if status := llama_cpp.llama_decode(self.context, batch):
             raise RuntimeError(f"llama_decode ended with status {status}, expected 0")
-
-    def _best(self) -> int:
-        return int(self._logits(-1).argmax())
 
     def _logits(self, place: int) -> NDArray[np.float32]:
         pointer = llama_cpp.llama_get_logits_ith(self.context, place)
