@@ -15,12 +15,14 @@ TORCH_INDEX ?=
 PIP_ARGS ?=
 TEST_ARGS ?=
 DEMO_ARGS ?=
-BENCH_ARGS ?= 's1/t1/*' 's2/t1/b32/*'
+# Every system with one thread; with two, those that take less than a second to start (names in [] by first letter).
+BENCH_ARGS ?= 's1/t1/b1/k1/*' 's1/t1/b8/k4/*' 's1/t2/b1/k1/[ec]*' 's2/t1/b32/*' $(BENCH_PUBLISHED)
 PEERS ?= .peers
 MULTI30K ?=
 SST2 ?=
 ASSETS ?=
 MODELS ?= $(CURDIR)/.models
+BENCH_PUBLISHED = $(if $(ASSETS),'s3/t1/*' 's3/t2/b1/k1/[el]*' 's4/t1/*' 's4/t2/b32/k1/[ec]*' 's4/t2/b32/k1/o*-by-hand')
 
 # Two workers of one thread each: engines that all take every core slow each other down.
 export OMP_NUM_THREADS ?= 1
@@ -61,7 +63,7 @@ MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
 peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed $(if $(ASSETS),$(PEERS)/llama/.installed $(PEERS)/genai/.installed $(SMOLLM2) $(MINILM)) ## what edgewise is compared with: environments, and the models converted for them
 	$(BIN)/python -m edgewise.benchmarks.peers prepare s1 $(if $(MULTI30K),s2) $(if $(ASSETS),s3 s4)
 
-bench: peers ## the comparison with other libraries (an estimated half hour); needs MULTI30K
+bench: peers ## the comparison with other libraries (an estimated half hour); needs MULTI30K, and ASSETS for all of it
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
 	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg --roofline roofline.svg peers.json >/dev/null
 
