@@ -97,10 +97,11 @@ class ContinuousBatch:
         if len(jobs) == 1:
             return True
         longest = max(len(job.request.source.ids) for job in jobs)
+        rows = sum(job.options.rows for job in jobs)
         return (
-            sum(job.options.rows for job in jobs) <= self._rows
+            rows <= self._rows
             and (self._tokens is None or len(jobs) * longest <= self._tokens)
-            and sum(map(self._bytes, jobs)) <= memory_budget()
+            and rows * max(map(self._bytes_a_row, jobs)) <= memory_budget()
         )
 
     def step(self) -> list[Job]:
@@ -120,8 +121,10 @@ class ContinuousBatch:
         self._groups = [group for group in self._groups if group.seats]
         return [job for job in present if job.ended]
 
-    def _bytes(self, job: Job) -> int:
-        return bytes_of(self._model, len(job.request.source.ids), job.request.limit, job.options)
+    def _bytes_a_row(self, job: Job) -> int:
+        """What the rows of all take at most, since the buffers of a run are as long as the longest needs them."""
+        needed = bytes_of(self._model, len(job.request.source.ids), job.request.limit, job.options)
+        return -(-needed // job.options.rows)
 
     def _admit(self) -> None:
         """Those who wait join in the order of their coming, as far as there is room for all until then."""

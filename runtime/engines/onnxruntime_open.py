@@ -44,7 +44,8 @@ class OnnxRuntimeOpenRun:
         batch, tokens = prompts.shape
         first = len(self._lengths)
         _check_room(tokens, capacity)
-        self._buffers.grow((first + batch) * self._beams, capacity)
+        longest = max(capacity, int(self._capacities.max(initial=0)))
+        self._buffers.grow((first + batch) * self._beams, longest, first * self._beams)
         self._bound = None
         if tokens > 1:
             self._read(memory, prompts[:, :-1], slice(first * self._beams, (first + batch) * self._beams))
@@ -133,16 +134,19 @@ class _Buffers:
         self._caches = np.zeros((len(self._names), 0, cache.heads, 0, cache.head_dim), np.float32)
         self.logits: Floats = np.zeros((0, engine.vocabulary), np.float32)
 
-    def grow(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows and tokens; a buffer that is too small is replaced by one of half as many more."""
+    def grow(self, rows: int, capacity: int, used: int) -> None:
+        """Make room for so many rows and tokens, of which the first ``used`` rows stay.
+
+        Too few rows are replaced by half as many more than are needed, with no more tokens than are.
+        """
         kinds, had, heads, places, width = self._caches.shape
-        if rows > had or capacity > places:
-            more = rows + rows // 2 if rows > had > 0 else max(rows, had)
-            caches = np.zeros(
-                (kinds, more, heads, max(places, -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP), width), np.float32
-            )
-            caches[:, :had, :, :places] = self._caches
-            self._caches, self.logits = caches, np.zeros((more, self.logits.shape[1]), np.float32)
+        if rows <= had and capacity <= places:
+            return
+        more = rows + rows // 2 if rows > had > 0 else max(rows, had)
+        rounded = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
+        caches, kept = np.zeros((kinds, more, heads, rounded, width), np.float32), min(places, rounded)
+        caches[:, :used, :, :kept] = self._caches[:, :used, :, :kept]
+        self._caches, self.logits = caches, np.zeros((more, self.logits.shape[1]), np.float32)
 
     def views(self, rows: slice) -> dict[str, NDArray[np.float32]]:
         """The buffers ``(R, H, capacity, Dh)`` of some rows, by input name."""

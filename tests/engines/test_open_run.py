@@ -13,6 +13,7 @@ from edgewise.errors import ContextLengthError
 from edgewise.export.portable import portable_graphs
 from edgewise.models.transformer import Transformer
 from edgewise.runtime.engine import Engine
+from edgewise.runtime.engines.onnxruntime_open import OnnxRuntimeOpenRun
 from edgewise.runtime.inputs import right_pad
 
 from ..open_model import open_files, write_variant
@@ -167,3 +168,16 @@ def test_more_tokens_than_a_sentence_joined_with(target: str, engines: dict[tupl
     run.step(np.array([5]), np.array([0]))
     with pytest.raises(ContextLengthError, match="4 tokens do not fit the 3 this sentence joined with: let it join"):
         run.step(np.array([6]), np.array([0]))
+
+
+def test_buffers_are_as_long_as_those_need_who_are_there(engines: dict[tuple[str, str], Pair]) -> None:
+    engine = engines["decoder", "cpu"][1]
+    run = engine.open_run(1, 2)
+    assert isinstance(run, OnnxRuntimeOpenRun)
+    run.join(None, np.array([[START], [START]]), 200)
+    assert run._buffers.views(slice(0, 2))["key_cache_0"].shape[2] == 256
+    run.step(np.array([START, START]), np.arange(2))
+    run.keep(np.array([], np.int64))
+    run.join(None, np.array([[START]] * 3), 9)
+    assert run._buffers.views(slice(0, 3))["key_cache_0"].shape[2] == 64
+    run.step(np.array([START] * 3), np.arange(3))

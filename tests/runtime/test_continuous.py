@@ -178,9 +178,12 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(3, end_bias=-50.0)
     batch = ContinuousBatch(TorchEngine(model), spec_of(model), rows=99)
     one = job([5, 2], DecodingOptions(), 3)
-    monkeypatch.setattr("edgewise.runtime.continuous.memory_budget", lambda: 2 * batch._bytes(one))
+    monkeypatch.setattr("edgewise.runtime.continuous.memory_budget", lambda: 3 * batch._bytes_a_row(one))
     batch.add(one)
     assert batch.fits(one)
+    batch.add(one)
+    assert batch.fits(one)
+    assert not batch.fits(job([5, 2], DecodingOptions(), 40)), "rows as long as the longest"
     batch.add(one)
     assert not batch.fits(one)
 
