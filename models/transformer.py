@@ -250,7 +250,7 @@ class Transformer(nn.Module):
         By default the mean of the unmasked states; with a ``pooler`` one more layer is between (``BertPooler``).
         """
         assert self.classifier is not None
-        pooled = hidden[:, 0] if self.config.pooling == "first" else _mean(hidden, mask)
+        pooled = self.pooled(hidden, mask)
         if self.pooler is not None:
             pooled = self.pooler(pooled).tanh() if self.config.pooler == "tanh" else self.pooler(pooled).relu()
         return self.classifier(pooled)  # type: ignore[no-any-return]
@@ -262,8 +262,12 @@ class Transformer(nn.Module):
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """One vector a text (Reimers and Gurevych 2019, section 3): ``(B, S, D)``, ``(B, S) -> (B, D)``."""
-        pooled = _mean(hidden, mask) if self.config.pooling == "mean" else hidden[:, 0]
+        pooled = self.pooled(hidden, mask)
         return nn.functional.normalize(pooled, dim=-1) if self.config.normalize else pooled
+
+    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """One state a text, the first or the mean: ``(B, S, D)``, ``(B, S) -> (B, D)``."""
+        return hidden[:, 0] if self.config.pooling == "first" else _mean(hidden, mask)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Teacher-forced decoder states ``(B, T, D)`` of padded ``source (B, S)`` and ``target (B, T)``.

@@ -1,7 +1,6 @@
-"""Configurations of tiny encoders as transformers 4.57.1 writes them; run with that release, this prints the golden file.
+"""Configurations of tiny encoders as transformers 4.57.1 writes them: run with that release, it prints the golden file.
 
-pip install torch==2.13.0 transformers==4.57.1
-python make_configs.py > transformers_4_57_1.json
+``pip install torch==2.13.0 transformers==4.57.1``, then ``python make_configs.py > transformers_4_57_1.json``.
 """
 
 from __future__ import annotations
