@@ -149,7 +149,7 @@ def test_the_same_bytes_twice(checkpoints: Checkpoints, tmp_path: Path) -> None:
     for name in ("one", "two"):
         build(checkpoints["translate"], tmp_path / name, everything)
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
-    assert len([file for file in files if file.suffix in (".onnx", ".bin")]) == 2 * (5 + 1) + 2 * (3 + 1)
+    assert len([file for file in files if file.suffix in (".onnx", ".bin")]) == 2 * (6 + 1) + 2 * (3 + 1)
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
