@@ -19,7 +19,7 @@ from .reading import BATCH_SIZE, Texts
 from .results import Generation
 from .session import DecodingArguments, Session, StreamArguments
 from .speculation import refuse_company
-from .workers import BatchWorkers
+from .workers import CLOSED, NO_THREAD, BatchWorkers
 
 _R = TypeVar("_R")
 
@@ -47,7 +47,7 @@ class AsyncSession:
             raise InputError(f"workers ({workers!r}) must be an integer of at least 1, or None for one a processor")
         if not is_count(rows):
             raise InputError(f"rows ({rows!r}) must be an integer of at least 1")
-        self.session = session
+        self.session, self._closed = session, False
         count = workers or available_cpus()
         self._lists = ThreadPoolExecutor(count, thread_name_prefix="edgewise-list")
         self._workers = BatchWorkers(lambda: session._batch(rows), count)
@@ -89,7 +89,7 @@ class AsyncSession:
             loop.call_soon_threadsafe(came.put_nowait, what)
 
         try:
-            job = await asyncio.to_thread(_job, self.session, "stream", text, arguments, monotonic())
+            job = await self._prepared("stream", text, arguments)
             pieces = self.session._pieces_of(job)
             job.on_step = lambda search: give(pieces.push(search.agreed()))
             self._workers.submit(job, give)
@@ -107,7 +107,7 @@ class AsyncSession:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         try:
             batching = Batching.of(arguments, BATCH_SIZE)
-            job = await asyncio.to_thread(_job, self.session, method, text, arguments, monotonic())
+            job = await self._prepared(method, text, arguments)
             self._workers.submit(job, lambda _: loop.call_soon_threadsafe(ended.set))
             await ended.wait()
         except asyncio.CancelledError:
@@ -119,12 +119,21 @@ class AsyncSession:
             return await asyncio.to_thread(self.session._generation_of, job)
         return self.session._generation_of(job)
 
+    async def _prepared(self, method: str, text: str, arguments: StreamArguments) -> Job:
+        loop = asyncio.get_running_loop()
+        try:
+            begun = loop.run_in_executor(None, _job, self.session, method, text, arguments, monotonic())
+        except RuntimeError as error:
+            raise EngineError(NO_THREAD) from error
+        return await begun
+
     async def _decoded(self, method: Callable[..., _R], texts: Texts, arguments: DecodingArguments) -> _R:
         own = _own_cancellation(arguments)
         try:
             begun = self._lists.submit(_begin, method, texts, arguments, monotonic())
         except RuntimeError as error:
-            raise EngineError("this AsyncSession is closed: make another around the session") from error
+            own.cancel()  # the pool may yet come to it
+            raise EngineError(CLOSED if self._closed else NO_THREAD) from error
         try:
             return await asyncio.wrap_future(begun)
         except asyncio.CancelledError:
@@ -133,6 +142,7 @@ class AsyncSession:
 
     async def close(self) -> None:
         """Wait for what is running, and end the workers. Twice is once."""
+        self._closed = True
         await asyncio.to_thread(self._lists.shutdown)
         await asyncio.to_thread(self._workers.close)
 

@@ -7,12 +7,23 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 
 from ..errors import EngineError
 from .continuous import ContinuousBatch, Job
 
 Done = Callable[[Job], object]
 """Called with a job that has ended, in the thread that ended it."""
+
+CLOSED = "this AsyncSession is closed: make another around the session"
+NO_THREAD = "the system gives no thread to decode in: lower the number of workers, or end other threads"
+
+
+@dataclass
+class _Turn:
+    """What a pool is given to begin: it keeps in its queue even what it found no thread for, and that must not count."""
+
+    counts: bool = False
 
 
 class BatchWorkers:
@@ -33,15 +44,14 @@ class BatchWorkers:
         """Let ``job`` be decoded.
 
         Raises:
-            EngineError: these workers are closed.
+            EngineError: these workers are closed, or none works and the system gives no thread.
         """
         with self._lock:
             if self._closed:
-                raise EngineError("this AsyncSession is closed: make another around the session")
-            self._waiting.append((job, done))
+                raise EngineError(CLOSED)
             if self._working < self._count:
-                self._working += 1
-                self._pool.submit(self._work)
+                self._wake()
+            self._waiting.append((job, done))
 
     def close(self) -> None:
         """Take no more, and wait for what there is. Twice is once."""
@@ -49,7 +59,22 @@ class BatchWorkers:
             self._closed = True
         self._pool.shutdown()
 
-    def _work(self) -> None:
+    def _wake(self) -> None:
+        """Let one more thread work. Where the system gives none, those at work have to do; the lock is held."""
+        turn = _Turn()
+        try:
+            self._pool.submit(self._work, turn)
+        except RuntimeError as error:
+            if not self._working:
+                raise EngineError(NO_THREAD) from error
+            return
+        turn.counts = True
+        self._working += 1
+
+    def _work(self, turn: _Turn) -> None:
+        with self._lock:
+            if not turn.counts:
+                return
         listening: dict[Job, Done] = {}
         try:
             batch = self._new_batch()

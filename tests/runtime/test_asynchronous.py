@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -173,9 +174,67 @@ def test_after_closing_calls_are_refused() -> None:
         with pytest.raises(EngineError, match="this AsyncSession is closed"):
             await own.translate(TEXTS[0])
         with pytest.raises(EngineError, match="this AsyncSession is closed"):
+            await own.translate(TEXTS)
+        with pytest.raises(EngineError, match="this AsyncSession is closed"):
             await anext(own.stream(TEXTS[0]))
 
     _run(work(session_for("translate", 3, end_bias=-50.0)))
+
+
+def _deny_threads(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    start = threading.Thread.start
+
+    def denied(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", denied)
+
+
+@pytest.mark.parametrize(
+    ("denied", "texts"), [("edgewise-batch", TEXTS[0]), ("edgewise-list", TEXTS[:2]), ("asyncio_", TEXTS[0])]
+)
+def test_a_thread_that_the_system_denies_is_an_error_and_the_next_call_works(
+    monkeypatch: pytest.MonkeyPatch, denied: str, texts: Any
+) -> None:
+    session = session_for("translate", 3)
+
+    async def work() -> Any:
+        own = AsyncSession(session, workers=1)
+        with monkeypatch.context() as patch:
+            _deny_threads(patch, denied)
+            for _ in range(2):
+                with pytest.raises(EngineError, match="the system gives no thread to decode in: lower the number"):
+                    await own.translate(texts, max_new_tokens=5)
+        found = [await own.translate(texts, max_new_tokens=5) for _ in range(3)]
+        await own.close()
+        return found
+
+    expected = session.translate(texts, max_new_tokens=5)
+    for found in _run(work()):
+        pairs = [(found, expected)] if isinstance(texts, str) else zip(found, expected, strict=True)
+        assert all(a.tokens == b.tokens for a, b in pairs)
+
+
+def test_where_the_system_denies_one_more_thread_those_at_work_do_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_for("translate", 3, end_bias=-50.0)
+
+    async def work() -> Any:
+        async with AsyncSession(session, workers=2) as own:
+            pieces = own.stream(TEXTS[0], max_new_tokens=40)
+            await anext(pieces)
+            with monkeypatch.context() as patch:
+                _deny_threads(patch, "edgewise-batch")
+                found = await own.translate(TEXTS[1], max_new_tokens=5)
+            await pieces.aclose()
+            later = await asyncio.gather(*(own.translate(text, max_new_tokens=5) for text in TEXTS))
+        assert own._workers._working == 0
+        return found, later
+
+    found, later = _run(work())
+    assert found.tokens == session.translate(TEXTS[1], max_new_tokens=5).tokens
+    assert [g.tokens for g in later] == [session.translate(t, max_new_tokens=5).tokens for t in TEXTS]
 
 
 def test_errors_are_the_session_s_own() -> None:
