@@ -21,7 +21,7 @@ NO_THREAD = "the system gives no thread to decode in: lower the number of worker
 
 @dataclass
 class _Turn:
-    """What a pool is given to begin: it keeps in its queue even what it found no thread for, and that must not count."""
+    """What a pool is given to begin. It keeps even what it found no thread for, and that must not count."""
 
     counts: bool = False
 
