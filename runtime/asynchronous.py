@@ -14,7 +14,7 @@ from .arguments import Batching
 from .continuous import Job
 from .cpu import available_cpus
 from .interrupt import Cancellation
-from .options import is_count
+from .options import MAX_DEADLINE, is_count, is_number
 from .reading import BATCH_SIZE, Texts
 from .results import Generation
 from .session import DecodingArguments, Session, StreamArguments
@@ -165,9 +165,12 @@ def _own_cancellation(arguments: StreamArguments) -> Cancellation:
 
 
 def _begin(method: Callable[..., _R], texts: str | Texts, arguments: StreamArguments, asked: float) -> _R:
-    """Call a method of the session; what was waited for a thread counts towards the deadline."""
+    """Call a method of the session; what was waited for a thread counts towards the deadline.
+
+    A deadline that is none stays as it is, and the session says what is wrong with it.
+    """
     deadline = arguments.get("deadline")
-    if isinstance(deadline, int | float) and deadline > 0:
+    if deadline is not None and is_number(deadline) and 0 < deadline <= MAX_DEADLINE:
         arguments["deadline"] = max(0.0, deadline - (monotonic() - asked))
     return method(texts, **arguments)
 

@@ -252,6 +252,21 @@ def test_errors_are_the_session_s_own() -> None:
     _run(work(session_for("translate")))
 
 
+@pytest.mark.parametrize("deadline", [10**400, 10**9 + 1, True, -1, float("nan"), "soon"], ids=lambda d: str(d)[:12])
+def test_a_deadline_that_is_none_is_refused_as_by_the_session(deadline: Any) -> None:
+    session = session_for("translate")
+
+    async def work() -> None:
+        async with AsyncSession(session, workers=1) as own:
+            for call in (own.translate("A dog.", deadline=deadline), own.translate(["A dog."], deadline=deadline)):
+                with pytest.raises(InputError, match=r"deadline \(.*\) must be a number of seconds of at least 0"):
+                    await call
+            with pytest.raises(InputError, match=r"deadline \(.*\) must be a number of seconds of at least 0"):
+                await anext(own.stream("A dog.", deadline=deadline))
+
+    _run(work())
+
+
 MIXED: list[dict[str, Any]] = [
     {},
     {"beam_size": 3, "n_best": 2},
