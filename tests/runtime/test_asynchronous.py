@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import edgewise
 from edgewise.errors import EngineError, InputError
+from edgewise.runtime import asynchronous, interrupt
 from edgewise.runtime.asynchronous import AsyncSession
 from edgewise.runtime.continuous import ContinuousBatch
 from edgewise.runtime.interrupt import Cancellation
@@ -154,15 +156,66 @@ def test_a_caller_s_cancellation_ends_its_calls_and_is_ended_by_none() -> None:
     assert ended == ""
 
 
-def test_waiting_for_a_worker_counts_towards_the_deadline() -> None:
-    async def work(session: Session) -> Any:
-        async with AsyncSession(session, workers=1) as own:
-            long = asyncio.create_task(own.translate(TEXTS * 4, max_new_tokens=40, batch_size=1))
-            await asyncio.sleep(0)
-            return await own.translate(TEXTS[0], deadline=1e-6), await long
+class Gate:
+    """Holds up whoever passes through while it is shut."""
 
-    short, _ = _run(work(session_for("translate", 3, end_bias=-50.0)))
-    assert short.hypotheses[0].finish_reason == "deadline"
+    def __init__(self) -> None:
+        self._opened, self.holds = threading.Event(), False
+        self.open()
+
+    def shut(self) -> None:
+        self._opened.clear()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def __call__(self) -> None:
+        self.holds = not self._opened.is_set()
+        assert self._opened.wait(60)
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("for_what", ["room", "a thread for lists", "a thread to prepare in"])
+def test_waiting_counts_towards_the_deadline(monkeypatch: pytest.MonkeyPatch, for_what: str) -> None:
+    """By a clock that moves only while the second of two calls waits: no call alone ever meets its deadline."""
+    clock, gate, session = [0.0], Gate(), session_for("translate", 3, end_bias=-50.0)
+    for module in (asynchronous, interrupt):
+        monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+    encode = session.engine.encode_source
+    monkeypatch.setattr(session.engine, "encode_source", lambda *sources: (gate(), encode(*sources))[1])
+    texts: Any = TEXTS[:1] if for_what == "a thread for lists" else TEXTS[0]
+
+    async def work() -> Any:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        async with AsyncSession(session, workers=1, rows=1) as own:
+
+            async def call() -> Any:
+                found = await own.translate(texts, max_new_tokens=3, deadline=10)
+                return found if isinstance(texts, str) else found[0]
+
+            alone = await call()
+            gate.shut()
+            if for_what == "a thread to prepare in":
+                first: Any = loop.run_in_executor(None, gate)
+            else:
+                first = asyncio.create_task(own.translate(texts, max_new_tokens=3))
+            await _until(lambda: gate.holds)
+            late = asyncio.create_task(call())
+            await asyncio.sleep(0)
+            if for_what == "room":
+                await _until(lambda: own._workers._waiting)
+            clock[0] = 20.0
+            gate.open()
+            return alone, await late, await first
+
+    alone, late, _ = _run(work())
+    assert alone.hypotheses[0].finish_reason == "length"
+    assert (late.hypotheses[0].finish_reason, late.tokens) == ("deadline", ())
 
 
 def test_after_closing_calls_are_refused() -> None:
