@@ -143,7 +143,7 @@ class ContinuousBatch:
 
     def _join(self, jobs: list[Job]) -> None:
         """Let jobs of as many rows and as long prompts join a run: the one that there is, or a new one."""
-        rows = jobs[0].options.rows
+        begin, rows = time.perf_counter(), jobs[0].options.rows
         try:
             sources = [job.request.source.ids for job in jobs]
             memory = (
@@ -154,7 +154,8 @@ class ContinuousBatch:
                 run = self._engine.open_run(rows, 2 * rows)
                 group = _Group(run or _ClosedRun(self._engine, rows, 2 * rows), rows, run is not None)
                 self._groups.append(group)
-            group.join(memory, [_Seat(self._engine, self._model, memory, i, job) for i, job in enumerate(jobs)])
+            seats = [_Seat(self._engine, self._model, memory, i, job, begin) for i, job in enumerate(jobs)]
+            group.join(memory, seats)
         except Exception as error:
             for job in jobs:
                 job.error = error
@@ -179,16 +180,16 @@ def fill(batch: ContinuousBatch, jobs: Iterable[Job], ahead: int) -> Iterator[Jo
 
 
 class _Seat:
-    """A job in a run: its search, and what its rows are to read next."""
+    """A job in a run: its search, and what its rows are to read next. ``begin``: when its source began to be read."""
 
-    def __init__(self, engine: Engine, model: ModelSpec, memory: Memory, place: int, job: Job) -> None:
+    def __init__(self, engine: Engine, model: ModelSpec, memory: Memory, place: int, job: Job, begin: float) -> None:
         self.job, self.prompt = job, prompt_of(model, job.request)
         self.search = request_search(engine, model, memory, place, job.request, job.options)
         if job.options.plain and job.options.rows == 1 and not job.request.prefix:
             self.search = GreedyRequest(self.search.task)
         self.ids: Ids = np.full(job.options.rows, self.prompt[-1])
         self.parents: Ids = np.arange(job.options.rows)
-        self._begin, self._first, self._mates = time.perf_counter(), 0.0, 0
+        self._begin, self._first, self._mates = begin, 0.0, 0
 
     def advance(self, best: Candidates, logits: Floats | None, mates: int) -> None:
         """Take a step, of whose consequences only this job has to suffer."""

@@ -78,7 +78,11 @@ class Speculation:
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Seconds. The sentences of one batch share theirs: ``batch`` says how many they are."""
+    """Seconds. The sentences of one batch share theirs: ``batch`` says how many they are.
+
+    A text that joins a batch under way has its own, from the moment that it has room, and ``batch`` is the most that it
+    met there.
+    """
 
     first_token: float
     """From the start of the batch to its first token: encoding the source, and prefill."""

@@ -131,6 +131,34 @@ def test_those_who_come_later_share_the_steps() -> None:
     assert [one.timings.batch for one in played.ended if one.timings] == [6] * 6
 
 
+def test_timings_hold_the_source_and_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves only where the engine works: 100 a source, 10 a prompt that joins, and 1 a step."""
+    clock, engine = [0.0], TorchEngine(tiny_model(3, end_bias=-50.0))
+    monkeypatch.setattr("edgewise.runtime.continuous.time.perf_counter", lambda: clock[0])
+    encode, open_run = engine.encode_source, engine.open_run
+
+    def takes(seconds: float, work: Any) -> Any:
+        def timed(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return work(*arguments)
+
+        return timed
+
+    def opened(*arguments: Any) -> Any:
+        run = open_run(*arguments)
+        run.join, run.step = takes(10, run.join), takes(1, run.step)  # type: ignore[method-assign]
+        return run
+
+    monkeypatch.setattr(engine, "encode_source", takes(100, encode))
+    monkeypatch.setattr(engine, "open_run", opened)
+    early, late = (job([5, 2], DecodingOptions(), limit) for limit in (5, 3))
+    Played(engine, [(0, early), (2, late)])
+    assert early.timings is not None
+    assert (early.timings.first_token, early.timings.total) == (111, 115 + 110)
+    assert late.timings is not None
+    assert (late.timings.first_token, late.timings.total) == (111, 113)
+
+
 def test_a_free_place_is_taken_at_once() -> None:
     model, sources = tiny_model(3, end_bias=-50.0), random_sources(3, 4)
     jobs = [job(source, DecodingOptions(), limit) for source, limit in zip(sources, (3, 9, 4, 2), strict=True)]
