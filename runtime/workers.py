@@ -86,19 +86,22 @@ class BatchWorkers:
 
     def _take(self, batch: ContinuousBatch, listening: dict[Job, Done]) -> bool:
         """Move what has room from the queue into ``batch``. Returns whether it has anything to do."""
-        with self._lock:
-            ended = [(job, done) for job, done in self._waiting if job.end_early()]
-            self._waiting = deque((job, done) for job, done in self._waiting if not job.ended)
-            while self._waiting and batch.fits(self._waiting[0][0]):
-                job, done = self._waiting.popleft()
-                batch.add(job)
-                listening[job] = done
-            goes_on = bool(batch.jobs)
-            if not goes_on:
-                self._working -= 1
-        for job, done in ended:
-            _tell(job, done)
-        return goes_on
+        ended: list[tuple[Job, Done]] = []
+        try:
+            with self._lock:
+                ended += [(job, done) for job, done in self._waiting if job.end_early()]
+                self._waiting = deque((job, done) for job, done in self._waiting if not job.ended)
+                while self._waiting and batch.fits(self._waiting[0][0]):
+                    job, done = self._waiting.popleft()
+                    listening[job] = done
+                    batch.add(job)
+                goes_on = bool(batch.jobs)
+                if not goes_on:
+                    self._working -= 1
+                return goes_on
+        finally:  # where the batch breaks, these are in no queue any more
+            for job, done in ended:
+                _tell(job, done)
 
     def _give_up(self, error: Exception, listening: dict[Job, Done]) -> None:
         with self._lock:

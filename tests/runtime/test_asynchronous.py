@@ -26,7 +26,7 @@ TEXTS = ["A man is riding a bicycle.", "Two dogs run.", "A woman, a hat.", "A do
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 120))
+    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 def engine_of(session: Session) -> TorchEngine:
@@ -428,6 +428,39 @@ def test_a_batch_that_breaks_lets_nobody_wait_for_ever(monkeypatch: pytest.Monke
     broken, later = _run(work())
     assert "broken" in map(str, broken)
     assert later.tokens
+
+
+def test_who_gave_up_waiting_is_told_even_where_the_batch_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, gate = session_for("translate", 3, end_bias=-50.0), Gate()
+    encode, fits = session.engine.encode_source, ContinuousBatch.fits
+    monkeypatch.setattr(session.engine, "encode_source", lambda *sources: (gate(), encode(*sources))[1])
+    breaking: list[bool] = []
+
+    def breaks(batch: ContinuousBatch, job: Any) -> bool:
+        if breaking:
+            breaking.clear()
+            raise MemoryError("broken")
+        return fits(batch, job)
+
+    monkeypatch.setattr(ContinuousBatch, "fits", breaks)
+
+    async def work() -> Any:
+        cancellation = Cancellation()
+        async with AsyncSession(session, workers=1, rows=1) as own:
+            gate.shut()
+            calls = [asyncio.create_task(own.translate(TEXTS[0], max_new_tokens=3))]
+            await _until(lambda: gate.holds)
+            calls.append(asyncio.create_task(own.translate(TEXTS[1], cancellation=cancellation)))
+            calls.append(asyncio.create_task(own.translate(TEXTS[2])))
+            await _until(lambda: len(own._workers._waiting) == 2)
+            cancellation.cancel()
+            breaking.append(True)
+            gate.open()
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, gone, last = _run(work())
+    assert gone.hypotheses[0].finish_reason == "cancelled"
+    assert [str(first), str(last)] == ["broken", "broken"]
 
 
 def test_a_call_of_one_text_reports_its_progress() -> None:
