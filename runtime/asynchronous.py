@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 from types import TracebackType
 from typing import TypeVar, Unpack, overload
@@ -30,7 +30,8 @@ class AsyncSession:
     Callers share the work: a text or a stream joins a batch that is under way, between its steps, with options of its
     own, and leaves it when it is done. What it finds is what it would alone, up to rounding. ``workers``: batches that
     the engine works on at once, by default one a processor. ``rows``: beams, samples and alternatives of a batch
-    together; who finds no room waits for it. A list of texts is a batch of its own, that nobody joins.
+    together; who finds no room waits for it. A list of texts is a batch of its own, that nobody joins. The worker also
+    makes the text and the alignments of what it has found, between two steps.
 
     Open the session with ``threads=1``, so that the workers do not compete. A task that is cancelled, or that leaves a
     stream, ends its decoding at the next step. A deadline counts from the call, the wait for room included.
@@ -88,36 +89,38 @@ class AsyncSession:
         def give(what: str | Job) -> None:
             loop.call_soon_threadsafe(came.put_nowait, what)
 
+        def end(job: Job) -> None:
+            try:
+                give(pieces.finish() if job.error is None else "")
+            except Exception as error:  # whatever it is, the loop waits for it
+                job.error = error
+            give(job)
+
         try:
             job = await self._prepared("stream", text, arguments)
             pieces = self.session._pieces_of(job)
             job.on_step = lambda search: give(pieces.push(search.agreed()))
-            self._workers.submit(job, give)
+            self._workers.submit(job, end)
             while isinstance(got := await came.get(), str):
                 if got:
                     yield got
             got.result()  # raises what went wrong
-            if rest := pieces.finish():
-                yield rest
         finally:
             own.cancel()
 
     async def _joined(self, method: str, text: str, arguments: DecodingArguments) -> Generation:
-        own = _own_cancellation(arguments)
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        own, batching = _own_cancellation(arguments), Batching.of(arguments, BATCH_SIZE)
+        answer = Future[Generation]()
         try:
-            batching = Batching.of(arguments, BATCH_SIZE)
             job = await self._prepared(method, text, arguments)
-            self._workers.submit(job, lambda _: loop.call_soon_threadsafe(ended.set))
-            await ended.wait()
+            self._workers.submit(job, lambda job: _settle(answer, self.session._generation_of, job))
+            found = await asyncio.wrap_future(answer)
         except asyncio.CancelledError:
             own.cancel()
             raise
         if batching.progress is not None:
             batching.progress(1, 1)
-        if job.options.alignments:  # another pass of the engine, for which the loop does not wait
-            return await asyncio.to_thread(self.session._generation_of, job)
-        return self.session._generation_of(job)
+        return found
 
     async def _prepared(self, method: str, text: str, arguments: StreamArguments) -> Job:
         loop = asyncio.get_running_loop()
@@ -162,6 +165,16 @@ def _own_cancellation(arguments: StreamArguments) -> Cancellation:
         return Cancellation()  # the session says what is wrong with it
     own = arguments["cancellation"] = Cancellation(given)
     return own
+
+
+def _settle(answer: Future[Generation], make: Callable[[Job], Generation], job: Job) -> None:
+    """Make the answer to a job that has ended, in the thread that ended it, unless nobody waits for it any more."""
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(make(job))
+    except Exception as error:
+        answer.set_exception(error)
 
 
 def _begin(method: Callable[..., _R], texts: str | Texts, arguments: StreamArguments, asked: float) -> _R:

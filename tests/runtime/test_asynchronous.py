@@ -18,9 +18,10 @@ from edgewise.runtime.continuous import ContinuousBatch
 from edgewise.runtime.interrupt import Cancellation
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
+from edgewise.runtime.streaming import Pieces
 
 from .tiny_session import session_for
-from .torch_engine import TorchEngine
+from .torch_engine import LAYER, TorchEngine
 
 TEXTS = ["A man is riding a bicycle.", "Two dogs run.", "A woman, a hat.", "A dog."]
 
@@ -430,6 +431,79 @@ def test_a_batch_that_breaks_lets_nobody_wait_for_ever(monkeypatch: pytest.Monke
     assert later.tokens
 
 
+def test_alignments_and_texts_are_made_by_the_workers_and_closing_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch, assert_close: Callable[..., None]
+) -> None:
+    session, gate = session_for("translate", 3, changes={"alignment_layer": LAYER}), Gate()
+    alone = [session.translate(text, max_new_tokens=5, alignments=True) for text in TEXTS]
+    attend, continuation = session.engine.cross_attention, session.tokenizer.continuation
+    threads: list[tuple[str, str]] = []
+
+    def attends(*arguments: Any) -> Any:
+        threads.append(("attention", threading.current_thread().name))
+        gate()
+        return attend(*arguments)
+
+    def continues(*arguments: Any) -> str:
+        threads.append(("text", threading.current_thread().name))
+        return continuation(*arguments)
+
+    monkeypatch.setattr(session.engine, "cross_attention", attends)
+    monkeypatch.setattr(session.tokenizer, "continuation", continues)
+
+    async def work() -> Any:
+        own = AsyncSession(session, workers=1)
+        gate.shut()
+        calls = [asyncio.create_task(own.translate(t, max_new_tokens=5, alignments=True)) for t in TEXTS]
+        await _until(lambda: gate.holds)
+        closing = asyncio.create_task(own.close())
+        done, _ = await asyncio.wait([closing], timeout=0.1)
+        assert not done, "closed under a pass of the engine"
+        gate.open()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        await closing
+        return found
+
+    found = [each for each in _run(work()) if not isinstance(each, EngineError)]  # who came after closing is refused
+    assert found
+    expected = {g.source_tokens: g for g in alone}
+    for each in found:
+        own, same = each.hypotheses[0], expected[each.source_tokens].hypotheses[0]
+        assert (own.text, own.tokens) == (same.text, same.tokens)
+        assert_close(own.alignment.weights, same.alignment.weights)
+    assert {what for what, _ in threads} == {"attention", "text"}
+    (thread,) = {name for _, name in threads}
+    assert thread.startswith("edgewise-batch")
+
+
+@pytest.mark.parametrize("method", ["translate", "stream"])
+def test_a_text_that_cannot_be_made_is_an_error_for_its_caller_alone(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    session = session_for("translate", 3)
+    expected = session.translate(TEXTS[0], max_new_tokens=5).text
+    broken = EngineError("no text can be made of this")
+
+    def fails(*_: Any) -> Any:
+        raise broken
+
+    async def call(own: AsyncSession) -> str:
+        if method == "stream":
+            return "".join([piece async for piece in own.stream(TEXTS[0], max_new_tokens=5)])
+        return (await own.translate(TEXTS[0], max_new_tokens=5)).text
+
+    async def work() -> Any:
+        async with AsyncSession(session, workers=1) as own:
+            with monkeypatch.context() as patch:
+                patch.setattr(Pieces, "finish", fails)
+                patch.setattr(session.tokenizer, "continuation", fails)
+                with pytest.raises(EngineError, match="no text can be made of this"):
+                    await call(own)
+            return await call(own)
+
+    assert _run(work()) == expected
+
+
 def test_who_gave_up_waiting_is_told_even_where_the_batch_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     session, gate = session_for("translate", 3, end_bias=-50.0), Gate()
     encode, fits = session.engine.encode_source, ContinuousBatch.fits
@@ -471,6 +545,10 @@ def test_a_call_of_one_text_reports_its_progress() -> None:
             await own.translate(TEXTS[0], max_new_tokens=2, progress=lambda *done: seen.append(done))
             with pytest.raises(InputError, match=r"batch_size \(0\) must be an integer of at least 1"):
                 await own.translate(TEXTS[0], batch_size=0)
+            with pytest.raises(InputError, match="the options leave no token that may follow"):
+                await own.translate(
+                    TEXTS[0], suppress=[[i] for i in range(330)], progress=lambda *done: seen.append(done)
+                )
 
     _run(work())
     assert seen == [(1, 1)]
