@@ -21,6 +21,7 @@ import numpy as np
 from .batching import memory_budget
 from .bundle.manifest import ModelSpec
 from .decoding import Check, Request, bytes_of, capacity, not_begun, prompt_of, request_search
+from .deferred import or_error
 from .engine import Candidates, DecoderRun, Engine, Floats, Ids, Memory, OpenRun, places_kept
 from .greedy import GreedyRequest
 from .inputs import right_pad
@@ -164,15 +165,18 @@ class ContinuousBatch:
 def fill(batch: ContinuousBatch, jobs: Iterable[Job], ahead: int) -> Iterator[Job]:
     """Jobs in their order, each once it has ended; a place that becomes free is the next one's.
 
-    At most ``ahead`` jobs are read that have not been given back.
+    At most ``ahead`` jobs are read that have not been given back. Where reading fails, it raises in its turn: once all
+    that were read before have been given back.
     """
-    rest, pending = iter(jobs), deque[Job]()
+    rest, pending = or_error(jobs), deque[Job]()
     coming = next(rest, None)
     while pending or coming is not None:
-        while coming is not None and len(pending) < ahead and batch.fits(coming):
+        while isinstance(coming, Job) and len(pending) < ahead and batch.fits(coming):
             batch.add(coming)
             pending.append(coming)
             coming = next(rest, None)
+        if isinstance(coming, Exception) and not pending:
+            raise coming
         if not pending[0].ended:
             batch.step()
         while pending and pending[0].ended:

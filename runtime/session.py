@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
@@ -20,6 +19,7 @@ from .bundle.manifest import Variant
 from .continuous import ContinuousBatch, Job, fill
 from .decoding import Progress as Done
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
+from .deferred import in_lists
 from .encoders import classification, cosines, fills, masked_tokens
 from .engine import Engine, Floats
 from .generations import Found, generations, with_alignments
@@ -234,7 +234,7 @@ class Session(Reading):
         """As :meth:`translate`, for texts that need not fit in memory: results come in order as the texts are read.
 
         ``READ_AHEAD`` batches of texts are read before their first result, to find texts of similar length; keyword
-        arguments: :class:`IteratingArguments`.
+        arguments: :class:`IteratingArguments`. What is wrong with a text is raised after the results of those before.
         """
         self._require("translate_iter", "translate")
         check_names("translate_iter", arguments, IteratingArguments.__optional_keys__)
@@ -392,7 +392,7 @@ class Session(Reading):
         else:
             source = prepare_prompt(self.tokenizer, self.manifest, text, options, name)
         limit = new_token_limit(self.manifest, len(source.ids), options, name)
-        return Request(
+        request = Request(
             source=source,
             limit=limit,
             prefix=prepare_prefix(self.tokenizer, prefix, limit, options, name),
@@ -400,6 +400,8 @@ class Session(Reading):
             grammar=self._grammar_rule(options.grammar) if options.grammar else None,
             name=name,
         )
+        batches_of(self.manifest.model, [request], options, 1)  # refuses what memory does not hold
+        return request
 
     def _job(self, method: str, text: str, arguments: StreamArguments) -> Job:
         """One text as ``translate``, ``generate`` or ``stream`` takes it, for a batch that it joins."""
@@ -412,11 +414,7 @@ class Session(Reading):
             raise InputError(f"stream gives one result, and {results} are asked for: call translate or generate")
         (prefix,) = each(arguments.get("prefix", ""), 1)
         watch = Watch(arguments.get("cancellation"), options.deadline)
-        return self._own_job(text, options, "text" if streams else "text 0", prefix, watch)
-
-    def _own_job(self, text: str, options: DecodingOptions, name: str, prefix: str, watch: Watch) -> Job:
-        request = self._request(text, options, name, prefix)
-        batches_of(self.manifest.model, [request], options, 1)  # refuses what memory does not hold
+        request = self._request(text, options, "text" if streams else "text 0", prefix)
         return Job(text=text, request=request, options=options, watch=watch)
 
     def _grammar_rule(self, grammar: Grammar) -> Rule:
@@ -436,36 +434,35 @@ class Session(Reading):
         options = self._options(arguments)
         watch = Watch(arguments.get("cancellation"), options.deadline)
         prefixes = each(arguments.get("prefix", ""), len(texts))
-        return self._decoded(
-            list(zip(texts, prefixes, strict=True)), options, watch, Batching.of(arguments, BATCH_SIZE)
-        )
+        batching = Batching.of(arguments, BATCH_SIZE)
+        return self._decoded(list(self._requests(zip(texts, prefixes, strict=True), options)), options, watch, batching)
 
     def _decode_iter(self, texts: Iterable[str], arguments: IteratingArguments) -> Iterator[Generation]:
         options, batching = self._options(arguments), Batching.of(arguments, BATCH_SIZE)
         watch = Watch(arguments.get("cancellation"), options.deadline)
-        rest, window = one_by_one(texts, arguments.get("prefix", "")), READ_AHEAD * batching.batch_size
+        rest = one_by_one(texts, arguments.get("prefix", ""))
         if batching.continuous:
             refuse_company(options)
             return self._filled(rest, options, watch, batching)
 
         def results() -> Iterator[Generation]:
-            first = 0
-            while chunk := list(islice(rest, window)):
-                yield from self._decoded(chunk, options, watch, batching, first)
-                first += len(chunk)
+            for read in in_lists(self._requests(rest, options), READ_AHEAD * batching.batch_size):
+                yield from self._decoded(read, options, watch, batching)
 
         return results()
 
+    def _requests(self, texts: Iterable[tuple[str, str]], options: DecodingOptions) -> Iterator[tuple[str, Request]]:
+        """Texts, each with its prefix, and what is asked for each."""
+        return ((t, self._request(t, options, f"text {i}", prefix)) for i, (t, prefix) in enumerate(texts))
+
     def _decoded(
         self,
-        texts: list[tuple[str, str]],
+        asked: Sequence[tuple[str, Request]],
         options: DecodingOptions,
         watch: Watch,
         batching: Batching,
-        first: int = 0,
     ) -> list[Generation]:
-        """Decode texts, each with its prefix; the first of them is text ``first``."""
-        requests = [self._request(t, options, f"text {i}", p) for i, (t, p) in enumerate(texts, start=first)]
+        texts, requests = [text for text, _ in asked], [request for _, request in asked]
         found = decode_all(
             self.engine,
             self.manifest.model,
@@ -477,13 +474,14 @@ class Session(Reading):
             progress=batching.progress,
             max_batch_tokens=batching.max_batch_tokens,
         )
-        return self._results([text for text, _ in texts], requests, found, options, batching.batch_size)
+        return self._results(texts, requests, found, options, batching.batch_size)
 
     def _filled(
         self, texts: Iterator[tuple[str, str]], options: DecodingOptions, watch: Watch, batching: Batching
     ) -> Iterator[Generation]:
         """Decode texts, each with its prefix, in a batch whose free places the next of them take."""
-        jobs = (self._own_job(t, options, f"text {i}", p, watch) for i, (t, p) in enumerate(texts))
+        asked = self._requests(texts, options)
+        jobs = (Job(text=text, request=request, options=options, watch=watch) for text, request in asked)
         batch = self._batch(batching.batch_size * options.rows, batching.max_batch_tokens)
         for done, job in enumerate(fill(batch, jobs, READ_AHEAD * batching.batch_size), start=1):
             yield self._generation_of(job)

@@ -182,6 +182,21 @@ def test_at_most_so_many_are_read_ahead() -> None:
         assert len(read) <= done + 3 + 2  # three not given back, the one to come, and the one that was just given
 
 
+def test_what_ends_the_reading_is_raised_once_all_before_it_are_given_back() -> None:
+    model = tiny_model(3, end_bias=-50.0)
+    jobs = [job([5, 2], DecodingOptions(), limit) for limit in (9, 2, 4)]
+
+    def coming() -> Any:
+        yield from jobs
+        raise InputError("text 3 is empty")
+
+    given = fill(ContinuousBatch(TorchEngine(model), spec_of(model), rows=2), coming(), ahead=9)
+    assert [next(given), next(given), next(given)] == jobs
+    assert all(one.found for one in jobs)
+    with pytest.raises(InputError, match="text 3 is empty"):
+        next(given)
+
+
 def test_they_join_in_the_order_of_their_coming_and_a_large_one_alone() -> None:
     model = tiny_model(3, end_bias=-50.0)
     wide = DecodingOptions(beam_size=11)

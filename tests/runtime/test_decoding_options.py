@@ -522,6 +522,28 @@ def test_a_continuous_iterator_says_what_is_wrong_with_a_text_and_with_its_optio
     assert [r.hypotheses[0].finish_reason for r in found] == ["deadline"] * 3
 
 
+@pytest.mark.parametrize("continuous", [False, True])
+def test_what_came_before_a_bad_text_is_given_out(continuous: bool) -> None:
+    session, inputs = session_for("translate", 1), texts(20)
+    listed = session.translate(inputs, max_new_tokens=4)
+
+    def breaking() -> Iterator[str]:
+        yield from inputs
+        raise OSError("the disk is gone")
+
+    sources: list[tuple[Any, type[Exception], str]] = [
+        ([*inputs, " ", *inputs], InputError, "text 20 is empty"),
+        ([*inputs, 5], InputError, "text 20"),
+        (breaking(), OSError, "the disk is gone"),
+    ]
+    for source, error, message in sources:
+        results = session.translate_iter(source, max_new_tokens=4, batch_size=1, continuous=continuous)
+        found = list(itertools.islice(results, 20))
+        assert [g.tokens for g in found] == [g.tokens for g in listed]
+        with pytest.raises(error, match=message):
+            next(results)
+
+
 def test_an_iterator_reads_no_further_than_it_must() -> None:
     session, read = session_for("translate"), []
 
