@@ -94,6 +94,13 @@ class Batching:
             continuous=arguments.get("continuous", False),
         )
 
+    def progress_after(self, texts: int) -> Callable[[int, int], None] | None:
+        """``progress`` for texts that come after others, which it counts as well."""
+        progress = self.progress
+        if progress is None:
+            return None
+        return lambda done, of: progress(texts + done, texts + of)
+
     def __post_init__(self) -> None:
         count(self.batch_size)
         if not isinstance(self.continuous, bool):

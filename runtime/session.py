@@ -126,7 +126,8 @@ class IteratingArguments(DecodingArguments, total=False):
     """Keyword arguments of decoding texts one by one: :class:`DecodingArguments`, and ``continuous``.
 
     ``continuous``: the place of a text that is done goes to the next one at once, so that no text waits for the longest
-    of its batch, whatever their lengths; then ``progress`` is called after every text.
+    of its batch, whatever their lengths; then ``progress`` is called after every text. Here its ``texts`` are those
+    that have been read so far.
     """
 
     continuous: bool
@@ -446,8 +447,10 @@ class Session(Reading):
             return self._filled(rest, options, watch, batching)
 
         def results() -> Iterator[Generation]:
+            done = 0
             for read in in_lists(self._requests(rest, options), READ_AHEAD * batching.batch_size):
-                yield from self._decoded(read, options, watch, batching)
+                yield from self._decoded(read, options, watch, batching, done)
+                done += len(read)
 
         return results()
 
@@ -461,7 +464,9 @@ class Session(Reading):
         options: DecodingOptions,
         watch: Watch,
         batching: Batching,
+        before: int = 0,
     ) -> list[Generation]:
+        """Decode texts; as many came ``before``."""
         texts, requests = [text for text, _ in asked], [request for _, request in asked]
         found = decode_all(
             self.engine,
@@ -471,7 +476,7 @@ class Session(Reading):
             batching.batch_size,
             self._check,
             watch=watch,
-            progress=batching.progress,
+            progress=batching.progress_after(before),
             max_batch_tokens=batching.max_batch_tokens,
         )
         return self._results(texts, requests, found, options, batching.batch_size)
@@ -480,13 +485,20 @@ class Session(Reading):
         self, texts: Iterator[tuple[str, str]], options: DecodingOptions, watch: Watch, batching: Batching
     ) -> Iterator[Generation]:
         """Decode texts, each with its prefix, in a batch whose free places the next of them take."""
-        asked = self._requests(texts, options)
-        jobs = (Job(text=text, request=request, options=options, watch=watch) for text, request in asked)
+        read = 0
+
+        def jobs() -> Iterator[Job]:
+            nonlocal read
+            for text, request in self._requests(texts, options):
+                read += 1
+                yield Job(text=text, request=request, options=options, watch=watch)
+
         batch = self._batch(batching.batch_size * options.rows, batching.max_batch_tokens)
-        for done, job in enumerate(fill(batch, jobs, READ_AHEAD * batching.batch_size), start=1):
-            yield self._generation_of(job)
+        for done, job in enumerate(fill(batch, jobs(), READ_AHEAD * batching.batch_size), start=1):
+            found = self._generation_of(job)
             if batching.progress is not None:
-                batching.progress(done, done + len(batch.jobs))
+                batching.progress(done, read)
+            yield found
 
     def _batch(self, rows: int, tokens: int | None = None) -> ContinuousBatch:
         """A batch that jobs of this session join."""

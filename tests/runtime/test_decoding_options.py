@@ -518,6 +518,17 @@ def test_a_continuous_iterator_says_what_is_wrong_with_a_text_and_with_its_optio
         list(session.translate_iter(["A man"], suppress=[[i] for i in range(330)], continuous=True))
     with pytest.raises(InputError, match=r"continuous \('yes'\) must be True or False"):
         session.translate_iter([], continuous="yes")  # type: ignore[arg-type]
+    seen: list[Any] = []
+    with pytest.raises(InputError, match=r"text 0: the options leave no token"):
+        list(
+            session.translate_iter(
+                ["A man"],
+                suppress=[[i] for i in range(330)],
+                continuous=True,
+                progress=lambda *done: seen.append(done),
+            )
+        )
+    assert seen == []
     found = list(session.translate_iter(["A man"] * 3, deadline=0, continuous=True))
     assert [r.hypotheses[0].finish_reason for r in found] == ["deadline"] * 3
 
@@ -537,11 +548,50 @@ def test_what_came_before_a_bad_text_is_given_out(continuous: bool) -> None:
         (breaking(), OSError, "the disk is gone"),
     ]
     for source, error, message in sources:
-        results = session.translate_iter(source, max_new_tokens=4, batch_size=1, continuous=continuous)
+        seen: list[Any] = []
+        results = session.translate_iter(
+            source,
+            max_new_tokens=4,
+            batch_size=1,
+            continuous=continuous,
+            progress=lambda *done, seen=seen: seen.append(done),
+        )
         found = list(itertools.islice(results, 20))
         assert [g.tokens for g in found] == [g.tokens for g in listed]
+        assert seen[-1] == (20, 20)
         with pytest.raises(error, match=message):
             next(results)
+
+
+def test_an_iterator_counts_texts_across_what_it_reads_at_once() -> None:
+    seen: list[Any] = []
+    results = session_for("translate").translate_iter(
+        ["A man"] * 36, max_new_tokens=1, batch_size=2, progress=lambda *done: seen.append(done)
+    )
+    assert len(list(results)) == 36
+    assert seen == [(n, 32) for n in range(2, 33, 2)] + [(34, 36), (36, 36)]
+
+
+def test_a_continuous_iterator_counts_what_it_has_read() -> None:
+    seen: list[Any] = []
+    read: list[int] = []
+
+    def coming() -> Iterator[str]:
+        for i in range(40):
+            read.append(i)
+            yield "A man"
+
+    results = session_for("translate").translate_iter(
+        coming(),
+        max_new_tokens=1,
+        batch_size=2,
+        continuous=True,
+        progress=lambda *done: seen.append((*done, len(read))),
+    )
+    for done, _ in enumerate(results, start=1):
+        assert len(seen) == done, "reported once there is the result, not when the next one is asked for"
+    assert [done for done, *_ in seen] == list(range(1, 41))
+    assert all(of == texts_read for _, of, texts_read in seen)
 
 
 def test_an_iterator_reads_no_further_than_it_must() -> None:
