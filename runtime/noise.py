@@ -44,6 +44,7 @@ def tolerance_of(precision: str, model: ModelSpec) -> Tolerance:
         logit_rms=tolerance.logit_rms * noise,
         log_prob=tolerance.log_prob * noise,
         margin=tolerance.margin * noise,
+        beside=tolerance.beside * noise,
         fold=tolerance.fold * noise * math.sqrt(max(1.0, model.vocab_size / FOLDS / FOLDED)),
     )
 

@@ -46,7 +46,9 @@ class Tolerance:
     recorded logits. ``log_prob``: the log-probability of a chosen token. ``fold``: a signed sum over a sixteenth of
     the vocabulary. ``margin``: a token may differ where the reference preferred its own by no more than this.
     ``agreement``: least share of positions whose best token is the reference's. ``vector``: distance of a text's vector
-    from the reference's, as a share of its length; ``vector_rms``: root mean square of it over all cases.
+    from the reference's, as a share of its length; ``vector_rms``: root mean square of it over all cases. ``beside``:
+    a log-probability among the best of a step, of a sentence alone and of the same beside others that joined;
+    ``rows_are_their_own``: most do not move at all.
     """
 
     logit: float
@@ -57,6 +59,8 @@ class Tolerance:
     agreement: float
     vector: float
     vector_rms: float
+    beside: float
+    rows_are_their_own: bool = True
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
@@ -69,6 +73,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
         agreement=0.999,
         vector=1e-4,
         vector_rms=1e-5,
+        beside=1e-4,
     ),
     "int8": Tolerance(
         logit=0.5,
@@ -79,6 +84,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
         agreement=0.97,
         vector=0.2,
         vector_rms=0.1,
+        beside=0.2,
     ),
     "int8-fast": Tolerance(
         logit=0.8,
@@ -89,6 +95,8 @@ TOLERANCES: Mapping[str, Tolerance] = {
         agreement=0.95,
         vector=0.4,
         vector_rms=0.2,
+        beside=0.8,
+        rows_are_their_own=False,
     ),
     "int4": Tolerance(
         logit=1.5,
@@ -99,6 +107,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
         agreement=0.9,
         vector=0.8,
         vector_rms=0.4,
+        beside=0.2,
     ),
 }
 

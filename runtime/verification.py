@@ -90,8 +90,27 @@ class OwnIntegers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraphReport:
+    """A graph that only some requests run on, at some steps (:mod:`edgewise.runtime.verify_graphs`).
+
+    ``largest``: difference from a plain run in nats, or of attention weights from those of the sentence alone.
+    """
+
+    graph: str
+    steps: int
+    largest: float
+    faults: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.graph} {self.steps}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerificationReport:
-    """All cases of a bundle on one variant, engine and machine; ``own_integers``: only where they are recorded."""
+    """All cases of a bundle on one variant, engine and machine; ``own_integers``: only where they are recorded.
+
+    ``graphs``: what was found of those that only some requests run on.
+    """
 
     name: str
     task: str
@@ -101,6 +120,7 @@ class VerificationReport:
     tolerance: Tolerance
     cases: tuple[CaseReport, ...]
     own_integers: OwnIntegers | None
+    graphs: tuple[GraphReport, ...]
     seconds: float
 
     @property
@@ -110,8 +130,10 @@ class VerificationReport:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Everything that does not, each with the name of its case."""
-        return (*(f"{case.name}: {fault}" for case in self.cases for fault in case.faults), *self._faults_in_sum())
+        """Everything that does not, each with the name of its case or graph."""
+        of_cases = (f"{case.name}: {fault}" for case in self.cases for fault in case.faults)
+        of_graphs = (f"graph {found.graph}: {fault}" for found in self.graphs for fault in found.faults)
+        return (*of_cases, *of_graphs, *self._faults_in_sum())
 
     @property
     def positions(self) -> int:
@@ -153,6 +175,7 @@ class VerificationReport:
             "tolerance": dataclasses.asdict(self.tolerance),
             "sum": self._sums(),
             "own_integers": dataclasses.asdict(self.own_integers) if self.own_integers else None,
+            "graphs": [dataclasses.asdict(graph) for graph in self.graphs],
             "faults": list(self.faults),
             "cases": cases,
         }
@@ -182,8 +205,11 @@ class VerificationReport:
             f"{self.agreement:.2%} of {self.positions} top-1 tokens, largest differences: logit "
             f"{self.largest('logit'):.2g} (rms {self.logit_rms:.2g}), log-probability {self.largest('log_prob'):.2g}, "
             f"score {self.largest('score'):.2g}; {self._searches()}"
-            f"{f'{self.own_integers}; ' if self.own_integers else ''}{self.seconds:.1f} s"
+            f"{f'{self.own_integers}; ' if self.own_integers else ''}{self._graphs()}{self.seconds:.1f} s"
         )
+
+    def _graphs(self) -> str:
+        return f"steps of other graphs: {', '.join(map(str, self.graphs))}; " if self.graphs else ""
 
     def _searches(self) -> str:
         greedy = [case.greedy for case in self.cases if case.greedy]

@@ -5,7 +5,8 @@ token through the cache as decoding does it, and again in one pass over a batch 
 free-running, greedy and beam. What is compared: :mod:`edgewise.runtime.compare`; how far it may differ:
 :mod:`edgewise.runtime.tolerances` and, for deeper networks, :mod:`edgewise.runtime.noise`. What a
 quantized variant is compared with besides, so that a few damaged weights do not hide in its rounding:
-:mod:`edgewise.runtime.own_integers`.
+:mod:`edgewise.runtime.own_integers`. What joining, speculation and alignments run on, a few cases go through as well:
+:mod:`edgewise.runtime.verify_graphs`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .results import TokenHypothesis
 from .search import finish
 from .tolerances import Tolerance
 from .verification import VerificationReport
+from .verify_graphs import verify_graphs
 
 if TYPE_CHECKING:
     from .session import Session
@@ -62,6 +64,7 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
         replay.alone(case)
         if progress:
             progress(done, len(cases.cases))
+    graphs = verify_graphs(session.engine, session.manifest.model, session.variant, cases.cases, tolerance)
     return VerificationReport(
         name=session.manifest.name,
         task=session.manifest.task,
@@ -71,6 +74,7 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
         tolerance=tolerance,
         cases=tuple(replay.comparisons[case.name].report() for case in cases.cases),
         own_integers=own.found(session.engine, session.manifest.model.positions == "sinusoidal") if own else None,
+        graphs=graphs,
         seconds=time.perf_counter() - begin,
     )
 
