@@ -20,6 +20,8 @@ from ..bundles import tiny_bundle
 
 pytestmark = pytest.mark.slow
 WORDS = ["a", "man", "is", "riding", "the", "dog", "bicycle", "two", "girls", "play", "snow", "in", "red", "hat", "."]
+LEAST_SAME = 0.9
+"""Share of int8 results with the same tokens: a source padded to another length may round the other way."""
 MIXED: list[dict[str, Any]] = [
     {},
     {"beam_size": 4, "n_best": 2},
@@ -84,8 +86,8 @@ def test_random_arrivals_find_what_each_finds_alone(session: Session) -> None:
             until = agreed.index(False) if False in agreed else len(agreed)
             assert one.token_log_probs[:until] == pytest.approx(other.token_log_probs[:until], abs=bound)
             same += one.tokens == other.tokens
-    if session.variant.precision == "fp32":
-        assert same == sum(map(len, together))
+    least = 1.0 if session.variant.precision == "fp32" else LEAST_SAME
+    assert same >= least * sum(map(len, together))
 
 
 @pytest.mark.parametrize("session", ["cpu-fp32", "cpu-int8"], indirect=True)

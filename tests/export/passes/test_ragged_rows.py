@@ -48,11 +48,14 @@ def _inputs(portable: ir.Model, rows: int) -> Arrays:
     return inputs
 
 
-def _run(session: onnxruntime.InferenceSession, inputs: Arrays, rows: list[int]) -> tuple[NDArray[np.float32], Arrays]:
+def _run(
+    session: onnxruntime.InferenceSession, inputs: Arrays, rows: list[int], more: Arrays | None = None
+) -> tuple[NDArray[np.float32], Arrays]:
     """Logits of these rows, and their buffers, which the graph writes into."""
     lengths = np.array([LENGTHS[row] for row in rows], np.int32)
     feeds = {name: np.ascontiguousarray(array[rows]) for name, array in inputs.items()}
     feeds |= {names.ROW_LENGTHS: lengths, names.LONGEST: lengths.max(keepdims=True) + 1}
+    feeds |= {names.TOP_COUNT: np.ones(1, np.int64)} | (more or {})
     binding, held = session.io_binding(), []
     for value in session.get_inputs():
         held.append(onnxruntime.OrtValue.ortvalue_from_numpy(feeds[value.name]))
@@ -119,10 +122,22 @@ def test_scores_that_something_is_added_to(exported: Get) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["int8-rows", "int8-weights"])
-def test_graphs_of_quantized_matrices(kernel: Kernel, exported: Get) -> None:
-    """Their products bring constants of their own into the graph."""
+def test_graphs_of_quantized_matrices(kernel: Kernel, exported: Get, assert_close: Compare) -> None:
+    """Every row gives what ``step`` gives for that row alone, and writes what that writes."""
     made = exported(DECODERS[0])
     portable = {name: ir.load(file) for name, file in made.files.items()}
     chosen = {VOCABULARY: kernel} | {name: kernel for graph in portable.values() for _, name, _ in matrices(graph)}
     graphs = variant_graphs({name: quantize_graph(graph, chosen) for name, graph in portable.items()}, "cpu")
-    session_of(graphs[names.RAGGED])
+    inputs = _inputs(portable["decoder"], len(LENGTHS))
+    logits, buffers = _run(session_of(graphs[names.RAGGED]), inputs, list(range(len(LENGTHS))))
+    step = session_of(graphs[names.STEP])
+    for row, length in enumerate(LENGTHS):
+        feeds = {
+            names.PAST_LENGTH: np.array([length], np.int32),
+            names.BEAM_WIDTH: np.ones(1, np.int32),
+            names.CACHE_INDIRECTION: np.zeros((1, 1, CAPACITY), np.int32),
+        }
+        alone, written = _run(step, inputs, [row], feeds)
+        assert_close(logits[row], alone[0], atol=1e-4)
+        for name in BUFFERS:
+            assert_close(buffers[name][row], written[name][0], atol=1e-4)
