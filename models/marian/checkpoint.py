@@ -111,6 +111,8 @@ def _config(settings: Settings, tensors: dict[str, Tensor], vocabulary: int, wid
         }
     tied = settings.flag("tied-embeddings-all") or settings.flag("tied-embeddings")
     settings.flag("tied-embeddings-src")
+    settings.agrees("dim-emb", width)
+    settings.agrees("dim-vocabs", vocabulary)
     settings.check()
     return ModelConfig(
         vocab_size=vocabulary + 1,

@@ -1,4 +1,8 @@
-"""What Marian writes about a model into its file: flat YAML, of which only scalars and lists of them are read."""
+"""What Marian writes about a model into its file: flat YAML, of which only scalars and lists of them are read.
+
+Source: what ``EncoderDecoder`` in ``src/models/encoder_decoder.cpp`` of marian-dev saves, by all versions, and what
+``src/common/config_parser.cpp`` says of it.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +18,48 @@ NAME = "special:model.yml"
 _MAX_BYTES = 1 << 20
 _FIELD = re.compile(r"([A-Za-z0-9_-]+):(?:\s+(.*))?")
 _ITEM = re.compile(r"\s*-\s+(.*)")
+_NOTHING: tuple[object, ...] = ("", "~", "[]", [])
+"""How YAML writes that a setting has no value."""
 _ONLY = {
     "transformer-decoder-autoreg": "self-attention",
+    "transformer-attention-mask": "default",
     "transformer-no-projection": "false",
+    "transformer-no-bias": "false",
+    "transformer-no-affine": "false",
+    "transformer-pool": "false",
     "transformer-train-positions": "false",
     "transformer-train-position-embeddings": "false",
+    "transformer-disable-position-embeddings": "false",
     "transformer-ffn-depth": "2",
     "transformer-decoder-ffn-depth": "0",
+    "transformer-tied-layers": "",
+    "right-left": "false",
+    "skip": "false",
+    "layer-normalization": "false",
+    "special-vocab": "",
     "ulr": "false",
     "lemma-dim-emb": "0",
+    "lemma-dependency": "",
     "output-omit-bias": "false",
     "factors-combine": "sum",
+    "factors-dim-emb": "0",
 }
-_READ = {"preprocess", "postprocess", "postprocess-emb", "postprocess-top", "heads", "ffn-activation", "tied-layers"}
+"""The value that a setting may have, which is what Marian does without it; empty: none."""
+_READ = {
+    *("type", "dim-emb", "dim-vocabs", "enc-depth", "dec-depth", "input-types"),
+    *("tied-embeddings", "tied-embeddings-src", "tied-embeddings-all"),
+    *("transformer-heads", "transformer-ffn-activation", "transformer-preprocess", "transformer-postprocess"),
+    *("transformer-postprocess-emb", "transformer-postprocess-top"),
+}
 _WITHOUT_EFFECT = {
-    *("dropout", "dropout-attention", "dropout-ffn", "dim-ffn", "decoder-dim-ffn", "depth-scaling"),
-    *("aan-activation", "aan-depth", "aan-nogate", "dim-aan", "guided-alignment-layer", "flash-rope", "pool"),
+    *("version", "separator-symbol", "transformer-dim-ffn", "transformer-decoder-dim-ffn"),  # sizes are the matrices'
+    *("transformer-dropout", "transformer-dropout-attention", "transformer-dropout-ffn", "transformer-depth-scaling"),
+    "transformer-guided-alignment-layer",
+    # Of other networks: RNNs, average attention, ALiBi, BERT, universal representations.
+    *("dim-rnn", "enc-type", "enc-cell", "enc-cell-depth", "dec-cell", "dec-cell-base-depth", "dec-cell-high-depth"),
+    *("transformer-rnn-projection", "transformer-dim-aan", "transformer-aan-depth", "transformer-aan-activation"),
+    *("transformer-aan-nogate", "transformer-alibi-shift", "transformer-alibi-trainable"),
+    *("bert-train-type-embeddings", "bert-type-vocab-size", "ulr-dim-emb", "ulr-trainable-transformation"),
 }
 
 
@@ -37,7 +67,7 @@ def read_settings(values: NDArray[Any] | None, where: str) -> dict[str, str | li
     """The settings in the array ``special:model.yml``.
 
     Raises:
-        CheckpointError: there is none, or it is no flat YAML.
+        CheckpointError: there is none, or it is no flat YAML, or says something twice.
     """
     if values is None or values.dtype.itemsize != 1 or values.size > _MAX_BYTES:
         raise CheckpointError(f"{where} has no {NAME} of bytes: it was not written by Marian")
@@ -46,7 +76,7 @@ def read_settings(values: NDArray[Any] | None, where: str) -> dict[str, str | li
     name = ""
     for line in text.splitlines():
         item, field = _ITEM.fullmatch(line), _FIELD.fullmatch(line)
-        if field:
+        if field and field[1] not in found:
             name = field[1]
             found[name] = _plain(field[2] or "")
         elif name and item:
@@ -74,14 +104,19 @@ class Settings:
         if kind != "transformer":
             self.faults.append(f"type is {kind!r}, expected 'transformer'")
         for name, value in _ONLY.items():
-            if data.get(name, value) not in (value, ""):
-                self.faults.append(f"{name} is {data[name]!r}, expected {value!r}")
-        for name in sorted(data):
-            bare = name.removeprefix("transformer-")
-            if bare != name and name not in _ONLY and bare not in _READ | _WITHOUT_EFFECT:
-                self.faults.append(f"{name} ({data[name]!r}) is not understood")
-        if tied := data.get("transformer-tied-layers"):
-            self.faults.append(f"transformer-tied-layers is {tied!r}, expected none")
+            if data.get(name, value) not in (value, *_NOTHING):
+                self.faults.append(f"{name} is {data[name]!r}, expected {repr(value) if value else 'none'}")
+        for name in sorted(data.keys() - _ONLY.keys() - _READ - _WITHOUT_EFFECT):
+            self.faults.append(f"{name} ({data[name]!r}) is not understood")
+        types = data.get("input-types", "")
+        if types not in _NOTHING and not (isinstance(types, list) and set(types) == {"sequence"}):
+            self.faults.append(f"input-types are {types!r}, expected sequences")
+
+    def agrees(self, name: str, size: int) -> None:
+        """A number, or every one of a list, that an array has as its size."""
+        found = self.data.get(name)
+        if any(text != str(size) for text in (found if isinstance(found, list) else [found])):
+            self.faults.append(f"{name} is {found!r}, expected {size}, the size of the embedding")
 
     def number(self, name: str) -> int:
         """A positive whole number."""

@@ -102,11 +102,29 @@ def test_what_a_file_says(tmp_path: Path) -> None:
         ({"  []": "  - 1\n  - 1"}, r"transformer-tied-layers is \['1', '1'\], expected none"),
         ({"ulr: false": "transformer-new: 3"}, r"transformer-new \('3'\) is not understood"),
         ({"tied-embeddings-all: true": "tied-embeddings-all: perhaps"}, "is 'perhaps', expected true or false"),
+        ({"ulr: false": "right-left: true"}, "right-left is 'true', expected 'false'"),
+        ({"ulr: false": "skip: true"}, "skip is 'true', expected 'false'"),
+        ({"ulr: false": "transformer-pool: true"}, "transformer-pool is 'true', expected 'false'"),
+        ({"ulr: false": "transformer-attention-mask: alibi"}, "attention-mask is 'alibi', expected 'default'"),
+        ({"ulr: false": "lemma-dependency: re-embedding"}, "lemma-dependency is 're-embedding', expected none"),
+        ({"ulr: false": "factors-dim-emb: 8"}, "factors-dim-emb is '8', expected '0'"),
+        ({"ulr: false": "special-vocab:\n  - 1"}, r"special-vocab is \['1'\], expected none"),
+        ({"ulr: false": "input-types:\n  - class\n  - sequence"}, r"input-types are \['class', 'sequence'\], expected"),
+        ({"ulr: false": "bert-mask-symbol: x"}, r"bert-mask-symbol \('x'\) is not understood"),
+        ({"ulr: false": "transformer-flash-rope: 1"}, r"transformer-flash-rope \('1'\) is not understood"),
+        ({"dim-emb: 32": "dim-emb: 999"}, "dim-emb is '999', expected 32, the size of the embedding"),
+        ({"dim-emb: 32\n": ""}, "dim-emb is None, expected 32"),
+        ({"  - 300\n  - 300": "  - 300\n  - 400"}, r"dim-vocabs is \['300', '400'\], expected 300"),
     ],
 )
 def test_other_networks_are_refused_by_name(changes: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         open_checkpoint(write(tmp_path, changed(SETTINGS, changes)))
+
+
+def test_settings_without_effect_are_read(tmp_path: Path) -> None:
+    more = "right-left: false\nskip: ~\nspecial-vocab: ~\ninput-types:\n  - sequence\n  - sequence\ndim-rnn: 1024\n"
+    open_checkpoint(write(tmp_path, SETTINGS + more))
 
 
 @pytest.mark.parametrize(
@@ -116,6 +134,7 @@ def test_other_networks_are_refused_by_name(changes: dict[str, str], message: st
         ({"yml": 1, "special:model.yml": np.zeros(3, np.float32)}, "has no special:model.yml of bytes"),
         ({"yml": 1, "special:model.yml": np.frombuffer(b"a: {b: [", np.int8)}, None),
         ({"yml": 1, "special:model.yml": np.frombuffer(b"  deep: 3", np.int8)}, "'  deep: 3' is no flat YAML"),
+        ({"yml": 1, "special:model.yml": np.frombuffer(b"a: 3\na: 4", np.int8)}, "'a: 4' is no flat YAML"),
         ({"Wemb": None}, "has no matrix Wemb: source and target need one embedding"),
         ({"encoder_l1_self_Wq": None}, "missing encoder.layers.0.attention.query.weight"),
         ({"encoder_l1_self_Wq": np.zeros((3, 3), np.float32)}, "query.weight has shape"),
