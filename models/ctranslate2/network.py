@@ -50,7 +50,7 @@ class _Network:
     def __init__(self, variables: Variables, epsilon: float | None) -> None:
         self.variables, self.epsilon = variables, epsilon
         self.tensors: dict[str, Tensor] = {}
-        self.rope: RopeConfig | None = None
+        self.rope_bases: dict[str, float | None] = {}  # by attention; none: it has no rotary positions
 
     def build(self, spec: str, text: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Tensor]]:
         translates = spec == "TransformerSpec"
@@ -67,7 +67,8 @@ class _Network:
             more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
             raise CheckpointError(f"model.bin: {'; '.join(faults[:20])}{more}")
         made: dict[str, Any] = {name: StackConfig(**values) for name, values in stacks.items()}
-        return ModelConfig(**fields, **made, rope=self.rope), self.tensors
+        base = next(iter(self.rope_bases.values()), None)  # all are the same: another one is a fault
+        return ModelConfig(**fields, **made, rope=None if base is None else RopeConfig(theta=base)), self.tensors
 
     def _stack(self, side: str, cross: bool) -> dict[str, Any]:
         v = self.variables
@@ -125,12 +126,14 @@ class _Network:
         sizes = [heads, kv_heads, kv_heads]
         self._linear(f"{theirs}/linear_0", [f"{ours}.{part}" for part in ("query", "key", "value")], sizes)
         self._linear(f"{theirs}/linear_1", [f"{ours}.output"])
+        self.rope_bases[theirs] = None
         if f"{theirs}/rotary_dim" in v:
             width = self.tensors.get(f"{ours}.query.weight", torch.zeros(0)).shape[0] // heads
             if v.number(f"{theirs}/rotary_dim") not in (0, width):
                 v.faults.append(f"{theirs}/rotary_dim is not the whole head ({width})")
-            v.only(f"{theirs}/rotary_interleave", 0)
-            self.rope = RopeConfig(theta=v.number(f"{theirs}/rotary_base", 10000.0))
+            if v.number(f"{theirs}/rotary_interleave", 1):  # pairs stand side by side where it is absent
+                v.faults.append(f"{theirs}/rotary_interleave is not 0")
+            self.rope_bases[theirs] = v.number(f"{theirs}/rotary_base", 10000.0)
 
     def _linear(self, theirs: str, ours: list[str], sizes: list[int] | None = None) -> None:
         """One product, or several of the same input joined, in proportion to ``sizes``."""
@@ -171,7 +174,11 @@ class _Network:
 
     def _positions(self, sides: list[str]) -> dict[str, Any]:
         v = self.variables
-        if self.rope is not None:
+        first = next(iter(self.rope_bases.values()), None)
+        for name, base in self.rope_bases.items():
+            if base != first:
+                v.faults.append(f"{name}/rotary_base is {base}, in the first layer {first}: expected one for all")
+        if first is not None:
             return {"positions": "rotary"}
         tables = [v.optional(f"{side}/position_encodings/encodings") for side in sides]
         found = [table for table in tables if table is not None and table.ndim == 2]

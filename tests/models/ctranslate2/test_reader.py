@@ -21,6 +21,7 @@ from edgewise.models.open import open_checkpoint
 
 from .folders import generator_folder, translator_folder
 
+ROTARY = ("rotary_dim", "rotary_interleave", "rotary_base")
 TEXT = {"pad_id": 0, "start_id": 1, "end_id": 0, "max_positions": 64}
 
 
@@ -149,17 +150,24 @@ def test_variables_that_do_not_fit(make: Any, changes: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("layer", "changes", "message"),
     [
-        ({"rotary_dim": torch.tensor(4)}, r"rotary_dim is not the whole head \(8\)"),
-        ({"rotary_interleave": torch.tensor(1)}, "rotary_interleave is 1, expected 0"),
+        (0, {"rotary_dim": torch.tensor(4)}, r"rotary_dim is not the whole head \(8\)"),
+        (0, {"rotary_interleave": torch.tensor(1)}, "rotary_interleave is not 0"),
+        (0, {"rotary_interleave": None}, "rotary_interleave is not 0"),
+        (0, {"rotary_base": torch.tensor(5e5)}, "layer_1/.*/rotary_base is 50.0, in the first layer 500000.0"),
+        (1, {"rotary_base": torch.tensor(5e5)}, "layer_1/.*/rotary_base is 500000.0, in the first layer 50.0"),
+        (0, dict.fromkeys(ROTARY), "layer_1/.*/rotary_base is 50.0, in the first layer None"),
+        (1, dict.fromkeys(ROTARY), "layer_1/.*/rotary_base is None, in the first layer 50.0"),
+        (1, {"rotary_dim": None}, "layer_1/.*/rotary_base is not understood"),
     ],
 )
-def test_rotary_positions_of_another_kind(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_rotary_positions_of_another_kind(layer: int, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     found = read_model_bin(generator_folder(tmp_path / "tiny", rotary=True) / "model.bin")
-    found.variables.update({f"decoder/layer_0/self_attention/{name}": value for name, value in changes.items()})
+    changed = {f"decoder/layer_{layer}/self_attention/{name}": value for name, value in changes.items()}
+    variables = {name: value for name, value in (found.variables | changed).items() if value is not None}
     with pytest.raises(CheckpointError, match=message):
-        network_of(found, {}, TEXT)
+        network_of(type(found)(spec=found.spec, revision=found.revision, variables=variables), {}, TEXT)
 
 
 def test_integers_are_divided_by_their_scales() -> None:
