@@ -90,6 +90,17 @@ def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None) -> Non
         )
 
 
+def own_tokenizer(folder: Path) -> Any:
+    """The ``tokenizer.json`` of a format that has nothing else to make one of.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    if not (folder / TOKENIZER).is_file():
+        raise CheckpointError(f"{folder} has no {TOKENIZER}: put one there whose ids are those of the vocabulary")
+    return _tokenizer(folder)
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files with a folder's weights, each once; safetensors go before pickles.
 

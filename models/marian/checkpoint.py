@@ -14,7 +14,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from ...errors import CheckpointError
 from ..checkpoint import TOKENIZER, Checkpoint, plain_name
 from ..config import ModelConfig, StackConfig
 from ..families.family import Facts, Family, build
-from ..families.huggingface import check_tokenizer, notice_of
+from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer
 from ..families.marian import SUPPRESSED
 from .npz import read_npz
 from .settings import NAME, Settings, read_settings
@@ -80,8 +79,9 @@ def _renumbered(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 
 def _end_id(folder: Path, vocabulary: int) -> int:
-    check_tokenizer(folder, vocabulary)
-    end = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).token_to_id(_END)
+    tokenizer = own_tokenizer(folder)
+    check_tokenizer(folder, vocabulary, tokenizer)
+    end = tokenizer.token_to_id(_END)
     if end is None:
         raise CheckpointError(f"{folder / TOKENIZER} has no token {_END!r}, which ends Marian's texts")
     return int(end)

@@ -160,6 +160,14 @@ def test_the_tokenizer_has_to_be_its_own(tmp_path: Path) -> None:
         open_checkpoint(write(tmp_path, Wemb=np.zeros((9, WIDTH), np.float32)))
 
 
+def test_a_tokenizer_is_needed(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")  # what a tokenizer of BERT's is made of
+    with pytest.raises(CheckpointError, match=r"has no tokenizer.json: put one there whose ids are"):
+        open_checkpoint(file)
+
+
 def npy(array: Any, **save: Any) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array(stream, np.asarray(array), **save)
