@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from ...errors import CheckpointError, ConfigError
 from ..checkpoint import CONFIG, TOKENIZER, Checkpoint, blueprint, filled, plain_name, read_json
-from ..families.huggingface import check_tokenizer, notice_of, special_tokens
+from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, special_tokens
 from .network import network_of
 from .reader import read_model_bin
 
@@ -22,8 +20,12 @@ MODEL = "model.bin"
 MAX_CONTEXT = 8192
 """Tokens, where positions are rotary: the folder does not say how many it was trained on."""
 MAX_VOCABULARY_BYTES = 64 << 20
-_UNUSED = {"unk_token", "alignment_heads", "quantization_type", "quantization_bits", "quantization_group_size"}
-_READ = {"bos_token", "eos_token", "decoder_start_token", "add_source_bos", "add_source_eos", "layer_norm_epsilon"}
+_UNUSED = {
+    *("unk_token", "alignment_heads", "multi_query_attention"),
+    *("quantization_type", "quantization_bits", "quantization_group_size"),
+}
+_READ = {"bos_token", "eos_token", "layer_norm_epsilon"}
+_READ_OF_TRANSLATORS = {"decoder_start_token", "add_source_bos", "add_source_eos"}
 
 
 def is_ctranslate2(folder: Path) -> bool:
@@ -39,10 +41,13 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
             is another one's.
         ConfigError: a setting is not understood.
     """
-    config = _configuration(folder)
     model = read_model_bin(folder / MODEL)
+    translates = model.spec == "TransformerSpec"
+    config = _configuration(folder, translates)
     tokens = _vocabulary(folder)
-    text = _text(config, tokens, folder, translates=model.spec == "TransformerSpec")
+    tokenizer = own_tokenizer(folder)
+    named = _Tokens(config, tokens, folder, tokenizer)
+    text = _source(named) if translates else _prompt(named)
     try:
         made, tensors = network_of(model, config, text)
     except (CheckpointError, ConfigError) as error:
@@ -51,7 +56,7 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: the vocabulary has {len(tokens)} tokens, the embedding {made.vocab_size} rows"
         )
-    _check_ids(folder, tokens)
+    _check_ids(folder, tokens, tokenizer)
     network = filled(blueprint(made), tensors, str(folder / MODEL))
     return Checkpoint(
         model=network.eval().requires_grad_(False),
@@ -65,11 +70,11 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
     )
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
+def _configuration(folder: Path, translates: bool) -> dict[str, Any]:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder / CONFIG}: expected an object, got {type(config).__name__}")
-    unknown = sorted(config.keys() - _READ - _UNUSED - {"multi_query_attention"})
+    unknown = sorted(config.keys() - _READ - _UNUSED - (_READ_OF_TRANSLATORS if translates else set()))
     if unknown or config.get("quantization_type"):
         raise ConfigError(f"{folder / CONFIG}: {unknown or ['quantization_type']} not understood")
     return config
@@ -105,37 +110,62 @@ def _tokens(file: Path) -> list[str]:
     return tokens
 
 
-def _text(config: Mapping[str, Any], tokens: list[str], folder: Path, translates: bool) -> dict[str, Any]:
-    """Ids that begin and end texts. CTranslate2 pads by lengths, so no token is set apart for it."""
-    ids = {token: i for i, token in reversed(list(enumerate(tokens)))}
+class _Tokens:
+    """Ids of the tokens that a folder's configuration names, and what its tokenizer puts around a text."""
 
-    def named(field: str, default: str) -> int:
-        token = config.get(field, default)
-        if not isinstance(token, str) or token not in ids:
-            raise ConfigError(f"{folder / CONFIG}: {field} is {token!r}, expected a token of the vocabulary")
-        return ids[token]
+    def __init__(self, config: Mapping[str, Any], tokens: list[str], folder: Path, tokenizer: Any) -> None:
+        self.config, self.folder = config, folder
+        self.ids = {token: i for i, token in reversed(list(enumerate(tokens)))}
+        self.prefix, self.suffix = special_tokens(folder, tokenizer)
 
-    end = named("eos_token", "</s>")
-    start = named("decoder_start_token" if translates else "bos_token", "<s>")
-    text = {"pad_id": end, "start_id": start, "end_id": end, "max_positions": MAX_CONTEXT}
-    if not translates:
-        prefix, suffix = special_tokens(folder)
-        if suffix or prefix not in ((), (start,)):
-            raise ConfigError(
-                f"{folder / TOKENIZER} puts {prefix} before and {suffix} after a text, expected bos_token ({start}) or "
-                "nothing before, and nothing after"
-            )
-        return {**text, "adds_start": bool(prefix)}
-    if config.get("add_source_bos", False):
-        if named("bos_token", "<s>") != start:
-            raise ConfigError(f"{folder / CONFIG}: bos_token before a source is not decoder_start_token: not read")
-        text["adds_start"] = True
-    return text
+    def named(self, field: str, default: str) -> int:
+        token = self.config.get(field, default)
+        if not isinstance(token, str) or token not in self.ids:
+            raise ConfigError(f"{self.folder / CONFIG}: {field} is {token!r}, expected a token of the vocabulary")
+        return self.ids[token]
+
+    def flag(self, field: str) -> bool:
+        value = self.config.get(field, False)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self.folder / CONFIG}: {field} is {value!r}, expected true or false")
+        return value
+
+    def text(self, start: int) -> dict[str, Any]:
+        """Ids that begin and end texts. CTranslate2 pads by lengths, so no token is set apart for it."""
+        end = self.named("eos_token", "</s>")
+        return {"pad_id": end, "start_id": start, "end_id": end, "max_positions": MAX_CONTEXT}
 
 
-def _check_ids(folder: Path, tokens: list[str]) -> None:
-    check_tokenizer(folder, len(tokens))
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+def _prompt(tokens: _Tokens) -> dict[str, Any]:
+    """What a decoder alone reads around a text."""
+    start = tokens.named("bos_token", "<s>")
+    if tokens.suffix or tokens.prefix not in ((), (start,)):
+        raise ConfigError(
+            f"{tokens.folder / TOKENIZER} puts {tokens.prefix} before and {tokens.suffix} after a text, expected "
+            f"bos_token ({start}) or nothing before, and nothing after"
+        )
+    return {**tokens.text(start), "adds_start": bool(tokens.prefix)}
+
+
+def _source(tokens: _Tokens) -> dict[str, Any]:
+    """What an encoder reads around a text: CTranslate2 adds its tokens to those that the tokenizer has put there."""
+    text = tokens.text(tokens.named("decoder_start_token", "<s>"))
+    start: tuple[int, ...] = (tokens.named("bos_token", "<s>"),) if tokens.flag("add_source_bos") else ()
+    before = start + tokens.prefix
+    after = tokens.suffix + ((text["end_id"],) if tokens.flag("add_source_eos") else ())
+    if len(before) > 1 or after != (text["end_id"],):
+        raise ConfigError(
+            f"{tokens.folder}: {CONFIG} and {TOKENIZER} together put {before} before and {after} after a source, "
+            f"expected at most one token before, and eos_token ({text['end_id']}) after: a source that ends in it has "
+            "it from the tokenizer's template, or from add_source_eos"
+        )
+    if before == (text["start_id"],):
+        return {**text, "adds_start": True}
+    return {**text, "source_start_id": before[0] if before else None}
+
+
+def _check_ids(folder: Path, tokens: list[str], tokenizer: Any) -> None:
+    check_tokenizer(folder, len(tokens), tokenizer)
     for token, index in tokenizer.get_vocab(with_added_tokens=True).items():
         if tokens[index] != token:
             raise CheckpointError(

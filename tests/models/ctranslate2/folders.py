@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from ctranslate2.specs import TransformerDecoderModelSpec, TransformerSpec
 from ctranslate2.specs.common_spec import Activation
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from ...families.folders import byte_level
 
 WIDTH, INNER, HEADS, POSITIONS = 32, 48, 4, 40
 START, END, UNKNOWN = "<|start|>", "<|end|>", "<unk>"
 TOKENIZER = byte_level(starts=False)
+SOURCE = f"$A {END}"
+"""What a tokenizer of translators makes of a text, where CTranslate2 adds nothing."""
 
 
 def vocabulary() -> list[str]:
@@ -59,7 +63,10 @@ class Filler:
 
 
 def translator_folder(folder: Path, *, seed: int = 0, quantization: str | None = None, **case: Any) -> Path:
-    """An encoder-decoder: ``pre_norm``, ``activation``, ``no_final_norm``, ``scaled``, ``untied``, ``source_bos``."""
+    """An encoder-decoder: ``pre_norm``, ``activation``, ``no_final_norm``, ``scaled``, ``untied``.
+
+    ``source_bos`` and ``source_eos`` say what CTranslate2 adds, ``template`` what the tokenizer does.
+    """
     fill, words = Filler(seed), vocabulary()
     arguments = {
         "pre_norm": case.get("pre_norm", False),
@@ -82,9 +89,10 @@ def translator_folder(folder: Path, *, seed: int = 0, quantization: str | None =
     spec.register_source_vocabulary(words)
     spec.register_target_vocabulary(words)
     spec.config.add_source_bos = case.get("source_bos", False)
-    spec.config.decoder_start_token = START
+    spec.config.add_source_eos = case.get("source_eos", False)
+    spec.config.decoder_start_token = case.get("start", START)
     spec.config.layer_norm_epsilon = case.get("epsilon")
-    return _saved(spec, folder, quantization)
+    return _saved(spec, folder, quantization, case.get("template", SOURCE))
 
 
 def generator_folder(folder: Path, *, seed: int = 0, quantization: str | None = None, **case: Any) -> Path:
@@ -111,11 +119,19 @@ def generator_folder(folder: Path, *, seed: int = 0, quantization: str | None = 
     return _saved(spec, folder, quantization)
 
 
-def _saved(spec: Any, folder: Path, quantization: str | None) -> Path:
+def with_template(template: str) -> Tokenizer:
+    """The tokenizer, with special tokens around a text ``$A``."""
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    tokens = [(token, TOKENIZER.token_to_id(token)) for token in (START, END)]
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
+    return tokenizer
+
+
+def _saved(spec: Any, folder: Path, quantization: str | None, template: str = "$A") -> Path:
     spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = START, END, UNKNOWN
     folder.mkdir(parents=True)
     spec.validate()
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
-    (folder / "tokenizer.json").write_text(TOKENIZER.to_str())
+    (folder / "tokenizer.json").write_text(with_template(template).to_str())
     return folder

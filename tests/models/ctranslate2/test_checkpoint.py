@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 from ctranslate2.specs.common_spec import Activation
+from tokenizers import Tokenizer
 
 import edgewise
 from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models import decode
 from edgewise.models.open import open_checkpoint
 from edgewise.pipeline import export_bundle
+from edgewise.runtime.bundle.manifest import ModelSpec
 
 from ...bundles import record_few_cases, rows_where_possible
-from .folders import END, POSITIONS, START, TOKENIZER, generator_folder, translator_folder, vocabulary
+from .folders import END, POSITIONS, START, TOKENIZER, UNKNOWN, generator_folder, translator_folder, vocabulary
 
 pytestmark = pytest.mark.slow
 Compare = Callable[..., None]
@@ -160,13 +162,64 @@ def changed(folder: Path, **fields: Any) -> None:
         ({"lang_ids": [3]}, r"\['lang_ids'\] not understood"),
         ({"quantization_type": 1}, r"\['quantization_type'\] not understood"),
         ({"layer_norm_epsilon": 3}, "layer_norm_epsilon is 3, expected a small number"),
-        ({"add_source_bos": True, "bos_token": "<unk>"}, "bos_token before a source is not decoder_start_token"),
+        ({"add_source_bos": "junk"}, "add_source_bos is 'junk', expected true or false"),
+        ({"add_source_eos": 1}, "add_source_eos is 1, expected true or false"),
+        (
+            {"add_source_eos": True},
+            r"put \(\) before and \(0, 0\) after a source, expected at most one token before, and",
+        ),
     ],
 )
 def test_settings_that_are_not_understood(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     folder = translator_folder(tmp_path / "tiny")
     changed(folder, **fields)
     with pytest.raises(ConfigError, match=message):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ({"template": "$A"}, r"put \(\) before and \(\) after a source, .* and eos_token \(0\) after"),
+        ({"template": f"$A {START}"}, r"put \(\) before and \(1,\) after a source"),
+        ({"template": f"{START} $A {END}", "source_bos": True}, r"put \(1, 1\) before and \(0,\) after a source"),
+    ],
+)
+def test_sources_that_the_network_would_not_read(case: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(translator_folder(tmp_path / "tiny", **case))
+
+
+@pytest.mark.parametrize(
+    ("case", "before"),
+    [
+        ({"template": "$A", "source_eos": True}, []),
+        ({"template": "$A", "source_eos": True, "source_bos": True}, [START]),
+        ({"template": f"{START} $A", "source_eos": True}, [START]),
+        ({"template": f"{START} $A {END}"}, [START]),
+        ({"template": f"{START} $A {END}", "start": UNKNOWN}, [START]),
+        ({"source_bos": True, "start": END}, [START]),
+    ],
+)
+def test_sources_are_those_of_tokenizer_and_library_together(
+    case: dict[str, Any], before: list[str], tmp_path: Path, assert_close: Compare
+) -> None:
+    folder = translator_folder(tmp_path / "tiny", **case)
+    model = open_checkpoint(folder).model
+    bare = TOKENIZER.encode("The man rides.").ids
+    source = list(ModelSpec.from_json(model.config.to_json()).source(bare))
+    assert names(source) == [*before, *names(bare), END]
+    whole = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("The man rides.").tokens
+    target = [33, 71, 5, 90]
+    library = ctranslate2.Translator(str(folder), compute_type="float32")
+    scored = library.score_batch([whole], [names(target)])[0].log_probs
+    assert_close(our_log_probs(model, source, target), np.array(scored, np.float32), atol=1e-4)
+
+
+def test_a_generator_has_no_settings_of_translators(tmp_path: Path) -> None:
+    folder = generator_folder(tmp_path / "tiny")
+    changed(folder, add_source_eos=True)
+    with pytest.raises(ConfigError, match=r"\['add_source_eos'\] not understood"):
         open_checkpoint(folder)
 
 
@@ -210,6 +263,10 @@ def test_vocabularies_as_lines_apart_or_absent(tmp_path: Path) -> None:
 
 def test_a_tokenizer_is_needed(tmp_path: Path) -> None:
     folder = translator_folder(tmp_path / "tiny")
-    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer.json: expected a tokenizer of the tokenizers library"):
+        open_checkpoint(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")  # what a tokenizer of BERT's is made of
+    with pytest.raises(CheckpointError, match=r"has no tokenizer.json: put one there whose ids are"):
         open_checkpoint(folder)
