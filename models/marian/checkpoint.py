@@ -21,7 +21,7 @@ from ...errors import CheckpointError
 from ..checkpoint import TOKENIZER, Checkpoint, plain_name
 from ..config import ModelConfig, StackConfig
 from ..families.family import Facts, Family, build
-from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer
+from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, special_tokens
 from ..families.marian import SUPPRESSED
 from .npz import read_npz
 from .settings import NAME, Settings, read_settings
@@ -84,6 +84,12 @@ def _end_id(folder: Path, vocabulary: int) -> int:
     end = tokenizer.token_to_id(_END)
     if end is None:
         raise CheckpointError(f"{folder / TOKENIZER} has no token {_END!r}, which ends Marian's texts")
+    prefix, suffix = special_tokens(folder, tokenizer)
+    if prefix or suffix not in ((), (end,)):
+        raise CheckpointError(
+            f"{folder / TOKENIZER} puts {prefix} before and {suffix} after a text, expected nothing before, and "
+            f"{_END!r} ({end}) or nothing after: Marian ends a text in it, and adds no other token"
+        )
     return int(end)
 
 

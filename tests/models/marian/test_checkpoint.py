@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models.marian.npz import read_npz
@@ -158,6 +160,21 @@ def test_the_tokenizer_has_to_be_its_own(tmp_path: Path) -> None:
         open_checkpoint(file)
     with pytest.raises(CheckpointError, match=r"has ids up to .*, the network 9 tokens"):
         open_checkpoint(write(tmp_path, Wemb=np.zeros((9, WIDTH), np.float32)))
+
+
+def test_what_the_tokenizer_puts_around_a_text_is_what_marian_does(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for template, fits in (("$A </s>", True), ("<|start|> $A </s>", False), ("$A </s> </s>", False)):
+        tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[("</s>", END), ("<|start|>", 1)])
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        if fits:
+            open_checkpoint(file)
+            continue
+        with pytest.raises(
+            CheckpointError, match=r"after a text, expected nothing before, and '</s>' \(0\) or nothing after"
+        ):
+            open_checkpoint(file)
 
 
 def test_a_tokenizer_is_needed(tmp_path: Path) -> None:
