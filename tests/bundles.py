@@ -56,8 +56,11 @@ def record_few_cases(*arguments: Any) -> ReferenceCases:
         return export_cases.record_cases(*arguments)
 
 
-def rows_where_possible(graphs: Any, precision: str, target: str) -> dict[str, Kernel]:
-    """The integer kernel that every size of matrix can have; nothing is measured, so every run tests the same."""
+def rows_where_possible(graphs: Any, precision: str, target: str, inputs: Any = None) -> dict[str, Kernel]:
+    """The integer kernel that every size of matrix can have; nothing is measured, so every run tests the same.
+
+    It stands in for ``edgewise.pipeline.measured_kernels``, too, whose ``inputs`` it does not look at.
+    """
     return choose_kernels(graphs, scheme_of(precision, target), target, _rows_are_fastest)
 
 
