@@ -56,7 +56,6 @@ _ALL = (
         environment="ctranslate2",
         model="ctranslate2-int8",
         variables=FASTEST,
-        extra=True,
     ),
     System(
         name="optimum-onnx-int8",

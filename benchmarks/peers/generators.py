@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .systems import OWN_ENVIRONMENT, System
+from .systems import FASTEST, OWN_ENVIRONMENT, System
 
 
 def _edgewise(
@@ -51,6 +51,14 @@ _ALL = (
     _other("openvino-genai-int8", "openvino_genai", "openvino", 8, "openvino_model.*"),
     _other("openvino-genai-int4", "openvino_genai", "openvino", 4.25, "openvino_model.*"),
     _other("ctranslate2-int8", "ctranslate2", "ctranslate2", 8, "model.bin"),
+    System(
+        name="ctranslate2-int8-avx512",
+        adapter="text.ctranslate2",
+        environment="ctranslate2",
+        model="ctranslate2-int8",
+        variables=FASTEST,
+        files=("model.bin",),
+    ),
     _other("optimum-onnx-int8", "optimum_onnx", "optimum", 8, "*.onnx", "*.onnx_data"),
     System(
         name="transformers-fp32",
