@@ -26,7 +26,7 @@ class System:
     settings: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     bits: float = 8
-    """Of a weight."""
+    """Of a weight that a step reads, on the mean; with scales and the like where blocks have them."""
     files: tuple[str, ...] = ()
     """Patterns of the files that it opens, where the folder has others, too."""
     exact: bool = False
