@@ -84,8 +84,7 @@ def _bars(axis: Any, title: str, rows: list[tuple[Measured, Measured]]) -> None:
         [value - min(span) for value, span in zip(values, spans, strict=True)],
         [max(span) - value for value, span in zip(values, spans, strict=True)],
     ]
-    marks = ["" if measured.counts else " *" for measured, _ in rows]  # less accurate, out of the comparison
-    labels = [measured.cell.system + mark for (measured, _), mark in zip(rows, marks, strict=True)]
+    labels = [measured.cell.system + measured.mark for measured, _ in rows]
     names = [f"{label}  {value:.2f}" for label, value in zip(labels, values, strict=True)]
     colours = [_colour(measured, ours) for measured, ours in rows]
     axis.barh(
@@ -107,7 +106,7 @@ def _floor_panels(found: dict[str, Any]) -> list[tuple[str, list[Any]]]:
 
 
 def _floor_bars(axis: Any, title: str, rows: list[tuple[Measured, float]]) -> None:
-    names = [f"{measured.cell.system}{'' if measured.counts else ' *'}  {value:.1f}" for measured, value in rows]
+    names = [f"{measured.cell.system}{measured.mark}  {value:.1f}" for measured, value in rows]
     colours = [EDGEWISE if measured.cell.system.startswith("edgewise") else SLOWER for measured, _ in rows]
     axis.barh(names, [value - 1.0 for _, value in rows], left=1.0, color=colours)
     _logarithmic(axis, [1, 2, 5, 10, 20, 50])

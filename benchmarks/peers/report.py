@@ -63,15 +63,19 @@ def _goal(measured: Sequence[Measured]) -> Iterator[str]:
     """The best of edgewise beside the best of the others, the fastest of ``measured`` first; marked ones left out."""
     counting = [m for m in measured if m.counts]
     ours, others = ([m for m in counting if m.cell.system.startswith("edgewise") is own] for own in (True, False))
-    floors = WORKLOADS[measured[0].cell.setting.workload].floors if measured else {}
+    workload = WORKLOADS[measured[0].cell.setting.workload] if measured else None
+    bounds = [f"{k} below {v}" for k, v in workload.floors.items()] if workload else []
+    bounds += [f"{k} above {v}" for k, v in workload.most.items()] if workload else []
     if ours and others:
         ratio = others[0].seconds / ours[0].seconds
         yield (
             f"{ours[0].cell.system} is {ratio:.2f} times as fast as {others[0].cell.system}, the best other system"
-            f"{' of equal accuracy' if floors else ''}: the goal of {GOAL} is {'met' if ratio >= GOAL else 'missed'}"
+            f"{' of equal accuracy' if bounds else ''}: the goal of {GOAL} is {'met' if ratio >= GOAL else 'missed'}"
         )
     if len(counting) < len(measured):
-        yield "* is less accurate, out of the comparison: " + ", ".join(f"{k} below {v}" for k, v in floors.items())
+        yield "* is less accurate, out of the comparison: " + ", ".join(bounds)
+    if any(m.mark == " ?" for m in measured):
+        yield "? was not judged, so it is compared with as if it were as accurate"
 
 
 def _timed(measured: Measured) -> bool:
@@ -81,7 +85,7 @@ def _timed(measured: Measured) -> bool:
 def _cells(measured: Measured, ours: Measured | None, names: Sequence[str], floor: float | None) -> list[str]:
     ratios = measured.ratios(ours) if ours else []
     return [
-        measured.cell.system + ("" if measured.counts else " *"),
+        measured.cell.system + measured.mark,
         f"{measured.speed:.{1 if measured.speed >= 10 else 2}f}",
         f"{measured.ratio(ours):.2f}" if ours else "-",
         f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "-",

@@ -76,8 +76,17 @@ class Measured:
     @property
     def counts(self) -> bool:
         """Whether it is accurate enough to be compared with; what was not judged is not held against it."""
-        floors = WORKLOADS[self.cell.setting.workload].floors
-        return all(self.quality.get(name, floor) >= floor for name, floor in floors.items())
+        workload, found = WORKLOADS[self.cell.setting.workload], self.quality
+        enough = all(found.get(name, floor) >= floor for name, floor in workload.floors.items())
+        return enough and all(found.get(name, most) <= most for name, most in workload.most.items())
+
+    @property
+    def mark(self) -> str:
+        """Behind its name: ``*`` where it does not count, ``?`` where it counts without having been judged."""
+        if not self.counts:
+            return " *"
+        workload = WORKLOADS[self.cell.setting.workload]
+        return "" if self.quality.keys() >= {*workload.floors, *workload.most} else " ?"
 
     @property
     def tokens_per_second(self) -> float:

@@ -163,6 +163,35 @@ def test_a_system_of_less_accuracy_is_marked_and_not_compared_with() -> None:
     assert lines[9] == "* is less accurate, out of the comparison: cosine below 0.999"
 
 
+def test_a_system_that_loses_perplexity_is_not_compared_with_and_one_that_tells_none_is() -> None:
+    """Requests less 0.5 seconds for the first token; the limit is 27.02, 1.06 times PyTorch's 25.494."""
+    first: dict[str, Any] = {"first_token_seconds": [0.5], "first_token_cpu_seconds": 0.5}
+    measured_ = [
+        Measured(
+            cell=Cell(setting=S3, system=system),
+            model_bytes=1,
+            answers=[answer(seconds, sentences=1, tokens=129, **first)],
+            quality=quality,
+        )
+        for system, seconds, quality in (
+            ("llama.cpp-q4_0", 1.5, {"perplexity": 28.2, "agree": 0.1}),
+            ("openvino-genai-int8", 2.5, {"agree": 0.9}),
+            ("llama.cpp-q4_1", 3.5, {"perplexity": 27.02}),
+            ("edgewise-int4", 1.75, {"perplexity": 25.6}),
+        )
+    ]
+    assert [one.counts for one in measured_] == [False, True, True, True]
+    later = report_of(*measured_).split("S3, ")[2].splitlines()
+    assert [" ".join(line.split()[:2]) for line in later[3:5]] == ["llama.cpp-q4_0 *", "edgewise-int4 102.4"]
+    assert later[5].startswith("openvino-genai-int8 ?")
+    assert later[7] == (
+        "edgewise-int4 is 1.60 times as fast as openvino-genai-int8, the best other system of equal accuracy: "
+        "the goal of 1.2 is met"
+    )
+    assert later[8] == "* is less accurate, out of the comparison: perplexity above 27.02"
+    assert later[9] == "? was not judged, so it is compared with as if it were as accurate"
+
+
 def test_the_speed_of_vectors_is_a_request(tmp_path: Path) -> None:
     """8 sources in a pass of 2 seconds are 4 milliseconds each alone, and 8 a request of 32."""
     for batch, milliseconds in ((1, 250.0), (32, 8000.0)):
