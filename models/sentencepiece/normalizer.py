@@ -9,14 +9,13 @@ import base64
 import itertools
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import TokenizerError
+from .composing import Step, characters, composes, composing
 from .model import SentencePieceModel
 
 SPACE = "▁"
 OPENS, CLOSES = ">>", "<<"
-Step = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,26 +23,28 @@ class Marks:
     """Characters that neither pieces nor, once they are normalized, texts have.
 
     ``begin`` and ``end`` stand around the spelling of a token that no text may give, so that none does. ``other`` takes
-    the place of such a character in a text, ``tag`` that of an unknown language tag: unknown characters both.
+    the place of such a character in a text, ``tag`` that of an unknown language tag: unknown characters both. ``apart``
+    stands for a while between characters that are not to become one.
     """
 
     begin: str
     end: str
     other: str
     tag: str
+    apart: str
 
     @classmethod
     def beside(cls, texts: Iterable[str]) -> Marks:
         """Noncharacters (Unicode 16.0, section 23.7: no text that is passed on has them) that none of ``texts`` has.
 
         Raises:
-            TokenizerError: fewer than four are left.
+            TokenizerError: fewer than five are left.
         """
         used = set().union(*texts)
-        free = [chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in used][:4]
-        if len(free) < 4:
+        free = [chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in used][:5]
+        if len(free) < 5:
             raise TokenizerError(
-                f"the pieces use all but {len(free)} of the noncharacters U+FDD0 to U+FDEF, expected four to be left: "
+                f"the pieces use all but {len(free)} of the noncharacters U+FDD0 to U+FDEF, expected five to be left: "
                 "it is no vocabulary of a language"
             )
         return cls(*free)
@@ -64,7 +65,7 @@ def steps(model: SentencePieceModel, marks: Marks, tags: Iterable[str] = ()) -> 
     ``tags``, from ``>>`` to ``<<``: at the very beginning of a text one of them is a token, and the text proper begins
     behind it. Anything else of that form there is an unknown token.
     """
-    found = [replace(f"[{marks.begin}{marks.end}{marks.tag}]", marks.other)]
+    found = [replace(f"[{marks.begin}{marks.end}{marks.tag}{marks.apart}]", marks.other)]
     tags = tuple(tags)
     behind = ""
     if tags:
@@ -75,7 +76,8 @@ def steps(model: SentencePieceModel, marks: Marks, tags: Iterable[str] = ()) -> 
         found.append(replace(f"\\A{OPENS}(?:(?!{CLOSES})[\\s\\S])*{CLOSES}", marks.tag))
     if model.charsmap:
         rules = base64.b64encode(model.charsmap).decode("ascii")
-        found.append({"type": "Precompiled", "precompiled_charsmap": rules})
+        precompiled: Step = {"type": "Precompiled", "precompiled_charsmap": rules}
+        found += composing(precompiled, marks.apart) if composes(model.charsmap) else [precompiled]
     if model.strips:
         found.append(replace(r"\A +" + (f"|(?<={behind}) +" if behind else ""), ""))
         found.append(replace(" {2,}", " "))
@@ -91,7 +93,7 @@ def steps(model: SentencePieceModel, marks: Marks, tags: Iterable[str] = ()) -> 
 
 def around_unknown(known: Iterable[str], marks: Marks) -> list[Step]:
     """Marks around every run of characters that are not ``known``: what is spelled so may be a token as a whole."""
-    members = _ranges(sorted({ord(character) for character in known} | {ord(marks.begin)}))
+    members = characters({*known, marks.begin})
     inside, outside = f"[^{members}]", f"[{members}]"
     return [
         replace(f"(?<!{inside})(?={inside})", marks.begin),
@@ -103,17 +105,6 @@ def marked(text: str, known: Container[str], marks: Marks) -> str:
     """``text`` as :func:`around_unknown` leaves it."""
     runs = itertools.groupby(text, key=lambda character: character in known)
     return "".join("".join(run) if is_known else marks.sealed("".join(run)) for is_known, run in runs)
-
-
-def _ranges(codes: list[int]) -> str:
-    """A character class of sorted code points."""
-    spans: list[list[int]] = []
-    for code in codes:
-        if spans and code == spans[-1][1] + 1:
-            spans[-1][1] = code
-        else:
-            spans.append([code, code])
-    return "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in spans)
 
 
 def escaped(text: str) -> str:

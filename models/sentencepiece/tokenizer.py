@@ -6,9 +6,12 @@ that no normalized text has, and decoding takes them off again: a typed ``</s>``
 
 Decoding gives the text without special tokens, the unknown token among them, for which SentencePiece writes ``⁇``.
 
-Known to differ: where a rule replaces a character that a combining mark follows, and there is no rule for both, the
-library drops the mark; with byte fallback, a typed ``<0x41>`` is the byte where the vocabulary lacks ``<``, ``0``,
-``x``, ``>`` or the digits; of segmentations whose log-probabilities float32 cannot tell apart, another may be taken.
+Known to differ: of a mark behind a ligature (``ﬁ`` and a grave accent), and of a letter with two marks that has a rule
+with the second alone, the mark may go to the letter; where cases are folded, a Greek iota below (U+0345) and a dot
+above ``I`` stay apart; so do the letters of a few scripts that Unicode 16 added. Rules other than those of NFKC that
+replace several characters are not followed, see :mod:`.composing`. With byte fallback, a typed ``<0x41>`` is the byte
+where the vocabulary lacks ``<``, ``0``, ``x``, ``>`` or the digits. Of segmentations whose log-probabilities float32
+cannot tell apart, another may be taken.
 
 Source: ``unigram_model.cc``, ``bpe_model.cc`` and ``sentencepiece_processor.cc`` of github.com/google/sentencepiece,
 release 0.2.1.
