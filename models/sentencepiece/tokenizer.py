@@ -25,8 +25,9 @@ from typing import Any
 
 from ...errors import TokenizerError
 from ..merges import ranked_pairs
+from .composing import Step
 from .model import BYTE, NORMAL, UNIGRAM, USER_DEFINED, SentencePieceModel
-from .normalizer import SPACE, Marks, Step, around_unknown, marked, replace, steps
+from .normalizer import SPACE, Marks, around_unknown, marked, replace, steps
 
 MAX_TEXT = 1 << 24  # characters, more than any text has
 _OWN = -0.1  # SentencePiece adds the length times the highest score, which it begins to look for at FLT_MIN
