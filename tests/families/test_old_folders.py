@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,10 @@ def test_a_pickle_runs_no_code(folder: Path, tmp_path: Path) -> None:
     [
         ([torch.zeros(2)], "expected a dictionary of tensors by name, got list"),
         ({3: torch.zeros(2)}, "expected a dictionary of tensors by name, got dict"),
-        ({"model": {"a": torch.zeros(2)}}, "model: expected dense tensors, and nothing but tensors"),
+        ({"model": {"a": torch.zeros(2)}}, "model: expected dense tensors, each stored whole, and nothing but tensors"),
         ({"a": torch.zeros(2, 2).to_sparse()}, "a: expected dense tensors"),
+        ({"a": torch.zeros(2, device="meta")}, "a: expected dense tensors"),
+        ({"a": torch.zeros(1).expand(1 << 20, 1 << 22)}, "a: expected dense tensors, each stored whole"),
     ],
 )
 def test_what_is_no_dictionary_of_tensors(content: object, message: str, folder: Path) -> None:
@@ -135,6 +138,30 @@ def test_a_damaged_pickle(damage: bytes | None, folder: Path) -> None:
     whole = (folder / "pytorch_model.bin").read_bytes()
     (folder / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     with pytest.raises(CheckpointError, match="expected weights saved by PyTorch"):
+        open_checkpoint(folder)
+
+
+def test_a_pickle_that_unpacks_to_more_than_its_size(folder: Path) -> None:
+    file = folder / "pytorch_model.bin"
+    torch.save({**load_file(folder / WEIGHTS), "more": torch.zeros(1 << 16)}, file)
+    (folder / WEIGHTS).unlink()
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match=r"data\.pkl' in it is compressed, which torch.save never does"):
+        open_checkpoint(folder)
+
+
+def test_a_pickle_whose_members_lie_over_each_other(folder: Path) -> None:
+    file = folder / "pytorch_model.bin"
+    torch.save(load_file(folder / WEIGHTS), file)
+    (folder / WEIGHTS).unlink()
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.filelist += archive.filelist * 3
+        archive._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match=r"got members of \d+ bytes in a file of \d+"):
         open_checkpoint(folder)
 
 
