@@ -28,7 +28,7 @@ from .wordpiece import VOCABULARY, wordpiece_of
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
-SPECIAL_TOKENS = "special_tokens_map.json"
+SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 LICENCES = ("NOTICE", "LICENSE", "LICENSE.txt", "LICENSE.md")
 _LONGEST_NOTICE = 20_000  # characters, as in a bundle
 _CARD = "README.md"
@@ -240,7 +240,8 @@ def _made_tokenizer(folder: Path) -> Any:
             "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     settings = _optional(folder / SPECIAL_TOKENS) | _optional(folder / TOKENIZER_CONFIG)
-    return wordpiece_of(folder / VOCABULARY, settings, folder / TOKENIZER_CONFIG)
+    added = tuple(_optional(folder / ADDED_TOKENS))
+    return wordpiece_of(folder / VOCABULARY, settings, folder / TOKENIZER_CONFIG, added)
 
 
 def special_tokens(folder: Path, tokenizer: Any = None) -> tuple[tuple[int, ...], tuple[int, ...]]:

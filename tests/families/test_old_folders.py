@@ -266,6 +266,16 @@ def test_a_folder_with_a_vocabulary_of_words(folder: Path, template: Path, tmp_p
         ({"do_basic_tokenize": False}, "do_basic_tokenize is False"),
         ({"never_split": ["x"]}, r"never_split is \['x'\]"),
         ({"do_lower_case": "yes"}, "do_lower_case is 'yes'"),
+        ({"do_lower_case": 0}, "do_lower_case is 0"),
+        ({"strip_accents": 1}, "strip_accents is 1"),
+        ({"tokenizer_class": []}, r"tokenizer_class is \[\]"),
+        ({"wordpieces_prefix": "@@"}, "wordpieces_prefix is '@@'"),
+        ({"max_input_chars_per_word": 3}, "max_input_chars_per_word is 3"),
+        ({"cls_token": "a class"}, "cls_token is 'a class', expected a token without spaces, colons and dollars"),
+        ({"cls_token": ["x"]}, r"cls_token is \['x'\], expected a token without spaces"),
+        ({"additional_special_tokens": ["[E1]"]}, r"the tokens '\[E1\]' were added beside vocab.txt, and are not read"),
+        ({"added_tokens_decoder": {"99": {"content": "[E2]"}}}, r"the tokens '\[E2\]' were added beside vocab.txt"),
+        ({"added_tokens_decoder": [3]}, r"added_tokens_decoder is \[3\] and additional_special_tokens \[\], expected"),
         ({"mask_token": "<mask>"}, "vocab.txt lacks <mask>: it is another tokenizer's, or cut short"),
     ],
 )
@@ -275,6 +285,17 @@ def test_settings_that_a_vocabulary_is_not_read_with(settings: dict[str, Any], m
     write_json(folder / "tokenizer_config.json", settings)
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder)
+
+
+def test_tokens_in_a_file_of_their_own_beside_a_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(PIECES), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {})
+    write_json(folder / "added_tokens.json", {"[E1]": len(PIECES)})
+    with pytest.raises(CheckpointError, match=r"the tokens '\[E1\]' were added beside vocab.txt, and are not read"):
+        open_checkpoint(folder)
+    write_json(folder / "added_tokens.json", {"[CLS]": PIECES.index("[CLS]")})
+    open_checkpoint(folder)
 
 
 def test_no_tokenizer_at_all(folder: Path) -> None:
