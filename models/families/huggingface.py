@@ -22,6 +22,7 @@ from ...errors import CheckpointError
 from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, plain_name, read_json, read_tensors
 from . import family_of
 from .family import Facts, Family, build
+from .generation import check_generation
 from .pickled import PICKLED, PICKLED_INDEX, read_pickled
 from .sentence import read_sentences
 from .wordpiece import VOCABULARY, wordpiece_of
@@ -60,6 +61,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     files = weight_files(folder)
     tensors = _tensors(files)
     model = build(family, config, tensors, facts, str(folder))
+    check_generation(_optional(folder / GENERATION_CONFIG), model.config, str(folder / GENERATION_CONFIG))
     check_tokenizer(folder, model.config.vocab_size, tokenizer)
     longest = min(model.config.max_positions, facts.max_tokens or model.config.max_positions)
     return Checkpoint(
