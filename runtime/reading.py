@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict, Unpack, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 
@@ -17,13 +18,15 @@ from .entities import Aggregation, check_aggregation, entities
 from .inputs import Prepared, prepare_pair, too_long
 from .options import DecodingOptions, Overflow
 from .results import Answer, Entity, Ranked, Rating
-from .spans import LONGEST, answers, span_scores
+from .spans import LONGEST, Spans, answers, best_spans
 from .tokenizer import TextToken, Tokenizer
 from .windows import windows
 
 Texts = list[str] | tuple[str, ...]
+_T = TypeVar("_T")
 BATCH_SIZE = 32
 """Texts that go through the engine together by default, fewer where memory is short."""
+_HELD = 4  # batches of which windows of similar length go together
 
 
 class EncodingArguments(TypedDict, total=False):
@@ -155,12 +158,12 @@ class Reading:
         model = self.manifest.model
         room = self.manifest.max_context - len(model.source(()))
         cut = [[*windows(len(tokens), room, overlap)] for tokens in texts]
-        sources = [
-            Prepared(ids=model.source([tokens[i].id for i in places]))
+        sources = (
+            (places, Prepared(ids=model.source([tokens[i].id for i in places])))
             for tokens, own in zip(texts, cut, strict=True)
             for places in own
-        ]
-        read = iter(encode_all(self.engine, model, sources, None, batch_size, self._check))
+        )
+        read = self._read(sources, batch_size)
         found = []
         for tokens, own in zip(texts, cut, strict=True):
             scores = np.zeros((len(tokens), len(model.class_names)), np.float32)
@@ -191,6 +194,7 @@ class Reading:
         share ``overlap`` tokens.
         """
         self._require("answer", "answer")
+        count(longest, "longest"), count(top, "top"), count(batch_size)
         model, asked = self.manifest.model, self.tokenizer.encode(question, "question")
         tokens = self.tokenizer.encode_with_offsets(text)
         room = self.manifest.max_context - len(model.pair(asked, ()))
@@ -198,15 +202,24 @@ class Reading:
             raise too_long("question", len(model.pair(asked, ())) + 1, self.manifest.max_context)
         if not tokens:
             raise InputError("text has no tokens in this vocabulary: an answer is a piece of it")
-        cut = [*windows(len(tokens), room, overlap)]
         first = model.second_from(asked)
-        sources = [Prepared(ids=model.pair(asked, [tokens[i].id for i in w]), second_from=first) for w in cut]
-        read = encode_all(self.engine, model, sources, None, count(batch_size), self._check)
-        scored = [
-            (places, span_scores(logits, first, len(places), count(longest, "longest")))
-            for places, (_, logits) in zip(cut, read, strict=True)
-        ]
-        return answers(text, tokens, scored, count(top, "top"))
+
+        def spans(places: range, logits: Floats) -> tuple[range, Spans]:
+            return places, best_spans(logits, first, len(places), longest, top)
+
+        cut = windows(len(tokens), room, overlap)
+        sources = ((w, Prepared(ids=model.pair(asked, [tokens[i].id for i in w]), second_from=first)) for w in cut)
+        found = (spans(places, logits) for places, logits in self._read(sources, batch_size))
+        return answers(text, tokens, found, top)
+
+    def _read(self, sources: Iterable[tuple[_T, Prepared]], batch_size: int) -> Iterator[tuple[_T, Floats]]:
+        """What the head makes of every source, beside what came with it; a few batches are held at a time."""
+        sources = iter(sources)
+        while batch := [*islice(sources, _HELD * batch_size)]:
+            read = encode_all(
+                self.engine, self.manifest.model, [source for _, source in batch], None, batch_size, self._check
+            )
+            yield from ((key, values) for (key, _), (_, values) in zip(batch, read, strict=True))
 
     def _scored(
         self,
@@ -254,10 +267,12 @@ class Reading:
         room = self.manifest.max_context - len(model.source(()))
         tokens = [self.tokenizer.encode(text, f"text {i}") for i, text in enumerate(texts)]
         cut = [[*windows(len(ids), room, None)] for ids in tokens]
-        sources = [
-            Prepared(ids=model.source(ids[w.start : w.stop])) for ids, own in zip(tokens, cut, strict=True) for w in own
-        ]
-        read = iter(encode_all(self.engine, model, sources, None, count(batch_size), self._check))
+        sources = (
+            (w, Prepared(ids=model.source(ids[w.start : w.stop])))
+            for ids, own in zip(tokens, cut, strict=True)
+            for w in own
+        )
+        read = self._read(sources, count(batch_size))
         found = []
         for ids, own in zip(tokens, cut, strict=True):
             values = np.array([scores(next(read)[1]) for _ in own], np.float64)

@@ -21,7 +21,7 @@ def windows(length: int, room: int, overlap: int | None) -> Iterator[range]:
     """
     if overlap is None:
         overlap = min(OVERLAP, room // 2)
-    if not (overlap == 0 or is_count(overlap)) or overlap >= room:
+    if not (overlap == 0 or is_count(overlap)) or isinstance(overlap, bool | float) or overlap >= room:
         raise InputError(f"overlap ({overlap!r}) must be an integer from 0 to {room - 1}: a window has {room} tokens")
     first = 0
     while True:

@@ -17,6 +17,7 @@ import edgewise
 from edgewise.cli import main
 from edgewise.errors import ContextLengthError, InputError
 from edgewise.pipeline import export_bundle
+from edgewise.runtime.decoding import encode_all
 
 from ..bundles import Damaged, record_few_cases, rows_where_possible
 from .encoders import CLASSES, ONE, TAGS, bert_head, library, library_fast
@@ -228,6 +229,46 @@ def test_answers_are_the_best_spans_of_every_window(
     assert [(a.start, a.end) for a in found] == [(start, end) for _, start, end in expected]
     assert [a.score for a in found] == pytest.approx([score for score, *_ in expected], abs=1e-4)
     assert all(a.text == text[a.start : a.end] for a in found)
+
+
+@pytest.mark.parametrize("task", ["answer", "tag", "classify"])
+def test_of_a_long_text_a_few_batches_are_held(
+    task: str, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def recorded(engine: Any, model: Any, sources: list[Any], *others: Any) -> Any:
+        held.append(len(sources))
+        return encode_all(engine, model, sources, *others)
+
+    text = " ".join([LONG] * 8)
+    with opened(bundle(task)) as session:
+        ask: dict[str, Callable[..., Any]] = {
+            "answer": lambda size: session.answer("who is riding ?", text, top=3, batch_size=size),
+            "tag": lambda size: session.tag(text, batch_size=size),
+            "classify": lambda size: session.classify(text, overflow="windows", batch_size=size),
+        }
+        expected = ask[task](1000)
+        monkeypatch.setattr("edgewise.runtime.reading.encode_all", recorded)
+        assert approximately(ask[task](1)) == approximately(expected)
+    assert len(held) > 2
+    assert max(held) == 4
+
+
+def approximately(found: Any) -> list[Any]:
+    """Places and labels, and scores to three digits."""
+    values = [vars(item) for item in (found if isinstance(found, list) else [found])]
+    return [
+        {k: round(v, 3) if isinstance(v, float) else v for k, v in d.items() if k != "probabilities"} for d in values
+    ]
+
+
+def test_counts_of_an_answer_are_checked_before_anything_is_read(bundle: Callable[[str], Path]) -> None:
+    with opened(bundle("answer")) as session:
+        with pytest.raises(InputError, match=r"longest \(0\) must be an integer of at least 1"):
+            session.answer("a " * 60, "a man", longest=0)
+        with pytest.raises(InputError, match=r"top \(0\) must be an integer of at least 1"):
+            session.answer("a " * 60, "a man", top=0)
 
 
 def test_a_long_text_is_tagged_in_windows(bundle: Callable[[str], Path]) -> None:

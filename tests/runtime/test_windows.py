@@ -43,7 +43,7 @@ def test_an_overlap_is_half_a_window_unless_someone_says() -> None:
     assert [*windows(0, 4, None)] == [range(0)]
 
 
-@pytest.mark.parametrize("overlap", [4, -1, True, 1.5, "x"])
+@pytest.mark.parametrize("overlap", [4, -1, True, False, 0.0, 1.5, "x"])
 def test_an_overlap_that_is_none(overlap: Any) -> None:
     with pytest.raises(InputError, match=r"overlap \(.*\) must be an integer from 0 to 3: a window has 4 tokens"):
         [*windows(10, 4, overlap)]
