@@ -14,10 +14,11 @@ from .arguments import Batching
 from .continuous import Job
 from .cpu import available_cpus
 from .interrupt import Cancellation
+from .keywords import DecodingArguments, StreamArguments
 from .options import MAX_DEADLINE, is_count, is_number
 from .reading import BATCH_SIZE, Texts
 from .results import Generation
-from .session import DecodingArguments, Session, StreamArguments
+from .session import Session
 from .speculation import refuse_company
 from .workers import CLOSED, NO_THREAD, BatchWorkers
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
 from .continuous import ContinuousBatch, Job, fill
-from .decoding import Progress as Done
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
 from .deferred import in_lists
 from .encoders import classification, cosines, fills, masked_tokens
@@ -32,8 +31,9 @@ from .inputs import (
     prepare_source,
     resolve_tokens,
 )
-from .interrupt import Cancellation, Watch
-from .options import DecodingOptions, EarlyStopping, Grammar, Overflow, Phrase, Sampling
+from .interrupt import Watch
+from .keywords import DecodingArguments, IteratingArguments, StreamArguments
+from .options import DecodingOptions, Grammar, Overflow
 from .reading import BATCH_SIZE, EncodingArguments, PairArguments, Reading, ReadingArguments, Texts
 from .results import (
     Classification,
@@ -68,69 +68,6 @@ _FOR_TASK = {
     "answer": "answer or encode",
     "embed": "embed, similarity or encode",
 }
-
-
-class StreamArguments(TypedDict, total=False):
-    """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and two more.
-
-    ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults; with sampling or
-    alternatives, ``beam_size`` is 1. ``prefix``: what a result has to begin with, for all texts or one for each; with a
-    ``prefix_bias``, what it is likelier to begin with.
-    ``cancellation``: ends the decoding from another thread.
-    """
-
-    beam_size: int | None
-    length_penalty: float | None
-    coverage_penalty: float
-    early_stopping: EarlyStopping
-    patience: float
-    beam_groups: int
-    diversity_penalty: float
-    n_best: int
-    alternatives: int | None
-    sampling: Sampling | None
-    max_new_tokens: int | None
-    min_new_tokens: int
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    no_repeat_ngram: int | None
-    suppress: Sequence[Phrase]
-    include: Sequence[Phrase]
-    logit_bias: Mapping[int, float]
-    grammar: Grammar | None
-    stop: Sequence[str]
-    deadline: float | None
-    overflow: Overflow
-    speculate: int | None
-    prefix: str | Sequence[str]
-    prefix_bias: float | None
-    cancellation: Cancellation | None
-
-
-class DecodingArguments(StreamArguments, total=False):
-    """Keyword arguments of decoding several texts: :class:`StreamArguments`, and how they go through.
-
-    ``batch_size`` texts at most go through the engine together, and no more source tokens, padding included, than
-    ``max_batch_tokens``. ``progress(done, texts)`` is called after every batch. ``alignments`` adds to every hypothesis
-    which words of the source its words were made from.
-    """
-
-    alignments: bool
-    batch_size: int
-    max_batch_tokens: int | None
-    progress: Done | None
-
-
-class IteratingArguments(DecodingArguments, total=False):
-    """Keyword arguments of decoding texts one by one: :class:`DecodingArguments`, and ``continuous``.
-
-    ``continuous``: the place of a text that is done goes to the next one at once, so that no text waits for the longest
-    of its batch, whatever their lengths; then ``progress`` is called after every text. Here its ``texts`` are those
-    that have been read so far.
-    """
-
-    continuous: bool
 
 
 class Session(Reading):
