@@ -14,6 +14,7 @@ from .tolerances import AGREEMENT_FEWEST, STEADY_STEP, Tolerance
 Outcome = Literal["same", "undecided", "different"]
 """A free-running search gave the reference's tokens; others, where the reference itself was undecided; or others."""
 
+_UNSEEN = "damage within the bounds stays unseen"
 _HEADER = ("case", "top-1", "logit", "log-prob", "greedy", "beam", "score", "ms")
 
 
@@ -80,7 +81,7 @@ class OwnIntegers:
 
     def __str__(self) -> str:
         if self.arithmetic == "undecided":
-            return f"own integers: undecided, {self.steps} steady steps are too few"
+            return f"own integers: undecided, {self.steps} steady steps are too few, {_UNSEEN}"
         activations = "" if self.arithmetic == "other" else f" with {self.arithmetic} activations"
         met = "" if self.arithmetic != "other" or self.required else ", another arithmetic than was recorded"
         return (
@@ -198,14 +199,15 @@ class VerificationReport:
             return (
                 f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
                 f"{self.agreement:.2%} of {self.positions} vectors nearest to their own reference, largest difference "
-                f"{self.largest('vector'):.2g} of a vector's length (rms {self.vector_rms:.2g}); {self.seconds:.1f} s"
+                f"{self.largest('vector'):.2g} of a vector's length (rms {self.vector_rms:.2g}); "
+                f"{self._own()}{self.seconds:.1f} s"
             )
         return (
             f"{self.name} {self.target}-{self.precision}: {verdict}, {passed} of {len(self.cases)} cases, "
             f"{self.agreement:.2%} of {self.positions} top-1 tokens, largest differences: logit "
             f"{self.largest('logit'):.2g} (rms {self.logit_rms:.2g}), log-probability {self.largest('log_prob'):.2g}, "
             f"score {self.largest('score'):.2g}; {self._searches()}"
-            f"{f'{self.own_integers}; ' if self.own_integers else ''}{self._graphs()}{self.seconds:.1f} s"
+            f"{self._own()}{self._graphs()}{self.seconds:.1f} s"
         )
 
     def _graphs(self) -> str:
@@ -217,6 +219,12 @@ class VerificationReport:
         if not greedy:
             return ""
         return f"same tokens: greedy {greedy.count('same')}, beam {beam.count('same')} of {len(greedy)}; "
+
+    def _own(self) -> str:
+        """How near its own integers came, or that nothing tells."""
+        if self.own_integers:
+            return f"{self.own_integers}; "
+        return "" if self.precision == "fp32" else f"own integers: not recorded, {_UNSEEN}; "
 
     def _sums(self) -> dict[str, Any]:
         return {

@@ -116,7 +116,8 @@ def test_numbers_that_are_none_are_not_near() -> None:
 def test_of_a_few_steps_nothing_is_concluded(steps: int) -> None:
     found = _replay(THIRD, steps=steps)
     assert (found.arithmetic, found.fault) == ("undecided", None)
-    assert str(found) == f"own integers: undecided, {steps} steady steps are too few"
+    said = f"own integers: undecided, {steps} steady steps are too few, damage within the bounds stays unseen"
+    assert str(found) == said
 
 
 def test_class_scores_are_compared_as_they_are() -> None:
