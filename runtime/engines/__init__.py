@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...errors import TargetError
 from ..bundle import Bundle
 from ..bundle.manifest import Variant
+from ..bundle.required import check_required
 from ..engine import Engine
 
 _TARGETS = ("cpu", "openvino", "openvino:GPU", "openvino:NPU")
@@ -15,11 +16,13 @@ def open_engine(bundle: Bundle, variant: Variant, target: str, threads: int) -> 
 
     Raises:
         TargetError: no engine here runs ``target``, or this machine lacks the device.
+        BundleFormatError: a graph is not what its name says.
         MissingExtraError: the target's library is not installed.
         EngineError: the engine cannot open the graphs.
     """
     if target not in _TARGETS:
         raise TargetError(f"no engine here runs target {target!r}, only {', '.join(_TARGETS)}: choose one of these")
+    check_required(variant, bundle.manifest.model)
     if target == "cpu":
         from .onnxruntime_cpu import open_variant as open_cpu
 

@@ -385,15 +385,17 @@ class _Call:
     def read(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """Bind ``array`` as an input, where the graph has it; later writes into it are what the graph sees."""
         if name in self.names:
-            self._binding.bind_ortvalue_input(name, self._value(name, array))
+            with _failures(f"bind input {name}"):
+                self._binding.bind_ortvalue_input(name, self._value(name, array))
         return array
 
     def share(self, name: str, buffer: NDArray[np.float32], outputs: Sequence[str] = ()) -> None:
         """Bind one buffer as an input and as the output that goes with it, or as all ``outputs``."""
         value = self._value(name, buffer)
-        self._binding.bind_ortvalue_input(name, value)
-        for output in outputs or [names.out_of(name)]:
-            self._binding.bind_ortvalue_output(output, value)
+        with _failures(f"bind cache {name}"):
+            self._binding.bind_ortvalue_input(name, value)
+            for output in outputs or [names.out_of(name)]:
+                self._binding.bind_ortvalue_output(output, value)
 
     def write(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """Bind a new array as an output."""
