@@ -21,7 +21,8 @@ from edgewise.runtime.engines.openvino import OpenVinoEngine
 
 def write_variant(portable: Mapping[str, ir.Model], target: str, kernel: Kernel, folder: Path) -> dict[str, Path]:
     """Graphs of ``target`` with every matrix in one kernel; graph name -> file."""
-    chosen = {VOCABULARY: kernel} | {name: kernel for g in portable.values() for _, name, _ in matrices(g)}
+    chosen = {name: kernel for g in portable.values() for _, name, _ in matrices(g)}
+    chosen[VOCABULARY] = "int8-blocks" if kernel == "int4-blocks" else kernel  # no rows of four bits are looked up
     graphs = {name: quantize_graph(graph, chosen) for name, graph in portable.items()}
     return write_graphs(folder, variant_graphs(graphs, target))
 

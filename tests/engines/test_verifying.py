@@ -47,7 +47,9 @@ NETWORKS: dict[str, Callable[[Path], Transformer]] = {
         open_checkpoint(llama_folder(folder, seed=3, num_key_value_heads=4, hidden_size=40, attention_bias=True)).model
     ),
 }
-KERNELS: list[Kernel] = [k for p in ("fp32", "int8") for k in SCHEMES[p].kernels["cpu"]]
+KERNELS: list[Kernel] = [k for p in ("fp32", "int8") for k in SCHEMES[p].kernels["cpu"]] + ["int4-blocks"]
+BLOCKS = ("int8-blocks", "int4-blocks")
+"""Not of the widths of these networks; the shipped translator's divide into them."""
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_near_the_reference(network: str, opened: Any, assert_close: Compare) ->
             run.rewind(back)
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "int8-blocks"])  # not of these widths
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel not in BLOCKS])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_to_the_bit_what_steps_give(network: str, kernel: Kernel, opened: Any) -> None:
     """Any number of tokens a call, any number of them forgotten, steps in between, buffers used before."""
@@ -182,6 +184,7 @@ def test_the_shipped_translator(kernel: Kernel, root: Path, tmp_path: Path) -> N
     checkpoint = root / "checkpoints" / "translate-en-de"
     model = load_checkpoint(checkpoint).model
     engine = open_model(model, "cpu", tmp_path / "graphs", kernel)
+    _same_bits(np.random.default_rng(1), model, engine)
     tokenizer = Tokenizer.open(checkpoint / "tokenizer.json")
     name = "Xavier Quintana-Szczepan"
     named = [f"{name} plays for {team}, {name}." for team in ("FC 1896", "KGB 2021")]

@@ -11,8 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from ..bundles import Damaged, tiny_bundle
-from .test_verify_bundles import VARIANTS, replay
+from edgewise.pipeline import export_bundle
+
+from ..bundles import Damaged, record_few_cases, tiny_bundle
+from .test_verify_bundles import TRANSLATOR, VARIANTS, replay
 
 Change = Callable[[onnx.GraphProto], None]
 
@@ -123,3 +125,16 @@ def test_bundles_of_earlier_versions_pass(damaged: Damaged, variant: str) -> Non
     report = replay(damaged.path, variant)
     assert report.ok, report.summary()
     assert [found.graph for found in report.graphs] == (["decoder"] if variant == "openvino-fp32" else [])
+
+
+@pytest.mark.slow
+def test_four_bits_join_and_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped translator, whose widths divide into blocks."""
+    monkeypatch.setattr("edgewise.pipeline.record_cases", record_few_cases)
+    export_bundle(TRANSLATOR, tmp_path / "made", ["cpu"], ["int4"], None, 1.0, lambda *_: None)
+    kernels = json.loads((tmp_path / "made" / "manifest.json").read_bytes())["variants"][0]["kernels"]
+    assert "int4-blocks" in {choice["kernel"] for choice in kernels}
+    report = replay(tmp_path / "made", "cpu-int4")
+    assert [found.graph for found in report.graphs] == ["ragged", "verify", "alignment"]
+    assert not [fault for found in report.graphs for fault in found.faults]
+    assert next(found.largest for found in report.graphs if found.graph == "verify") == 0
