@@ -170,7 +170,7 @@ class Family:
     tokenizer: Callable[[Path, Mapping[str, Any]], str | None] = lambda folder, config: None
 
     def __post_init__(self) -> None:
-        for name in ("architectures", "dropped", "transposed"):
+        for name in ("architectures", "dropped", "transposed", "zeros"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
                 raise ConfigError(f"{name} is {value!r}, expected a tuple of strings")
@@ -178,11 +178,25 @@ class Family:
             raise ConfigError("architectures is empty, expected the names that stand in config.json")
         if not callable(self.config):
             raise ConfigError(f"config is {self.config!r}, expected a function of Fields and Facts")
+        for name in ("adapt", "unread_rows", "tokenizer"):
+            if not callable(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected a function")
+        self._check_names()
         for pattern in (*self.dropped, *self.transposed):
             _check_pattern(pattern)
         for theirs, ours in self.keys.items():
             if any(theirs.count("{i}") != name.count("{i}") or theirs.count("{i}") > 1 for name in _several(ours)):
                 raise ConfigError(f"{theirs!r} becomes {ours!r}, expected {{i}} once in both, or in neither")
+
+    def _check_names(self) -> None:
+        prefix = getattr(self, "optional_prefix")  # noqa: B009 of any type: a person's own file sets it
+        if not isinstance(prefix, str):
+            raise ConfigError(f"optional_prefix is {prefix!r}, expected a string")
+        for name in ("keys", "copies"):
+            pairs: Any = getattr(self, name)
+            whole = isinstance(pairs, Mapping) and all(isinstance(v, str | tuple) for v in pairs.values())
+            if not whole or not all(isinstance(n, str) for k, v in pairs.items() for n in (k, *_several(v))):
+                raise ConfigError(f"{name} is {pairs!r}, expected a mapping of names")
 
     def ours(self, name: str) -> tuple[str, ...]:
         """Our names of their tensor, or of its parts in order; none where the table has none."""

@@ -57,6 +57,12 @@ def test_a_file_that_has_no_family_raises_or_has_faults(text: str, message: str,
     [
         ({"architectures": ()}, "architectures is empty, expected the names that stand in config.json"),
         ({"architectures": "Mine"}, "architectures is 'Mine', expected a tuple of strings"),
+        ({"optional_prefix": None}, "optional_prefix is None, expected a string"),
+        ({"copies": None}, "copies is None, expected a mapping of names"),
+        ({"keys": [("a", "b")]}, r"keys is \[.*\], expected a mapping of names"),
+        ({"keys": {"a": 3}}, "keys is {'a': 3}, expected a mapping of names"),
+        ({"zeros": "bias"}, "zeros is 'bias', expected a tuple of strings"),
+        ({"unread_rows": {}}, "unread_rows is {}, expected a function"),
         ({"dropped": (3,)}, r"dropped is \(3,\), expected a tuple of strings"),
         ({"transposed": ["a"]}, r"transposed is \['a'\], expected a tuple of strings"),
         ({"dropped": ("(",)}, r"'\(' is no regular expression: missing \)"),
@@ -91,6 +97,43 @@ def test_what_lies_in_a_checkpoint_or_bundle_is_never_run(place: str, tmp_path: 
         with pytest.raises(ConfigError, match="that is data, and this file would be run"):
             family_from_file(named, source)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "pytorch_model.bin", "model.safetensors.index.json", "vocab.txt"])
+def test_what_lies_beside_any_file_of_a_checkpoint_is_never_run(name: str, tmp_path: Path, source: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / name).write_text("{}")
+    trace = tmp_path / "it ran"
+    with pytest.raises(ConfigError, match="that is data, and this file would be run"):
+        family_from_file(write(tmp_path / "other", f"open({str(trace)!r}, 'w')"), source)
+    elsewhere = write(tmp_path, f"open({str(trace)!r}, 'w')")
+    (source / "link.py").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="that is data, and this file would be run"):
+        family_from_file(source / "link.py", source)
+    assert not trace.exists()
+
+
+def test_a_file_may_define_dataclasses(tmp_path: Path, source: Path) -> None:
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n"
+    )
+    family_from_file(write(tmp_path, text + HEAD + ROW.format(config="print", keys={})), source)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("tokenizer=lambda *_: 1 / 0", "its tokenizer function failed: ZeroDivisionError: division by zero, line 2"),
+        ("tokenizer=lambda *_: {}", r"its tokenizer function returned dict, expected str \| None"),
+        ("adapt=lambda *_: None", "its adapt function returned NoneType, expected Tensor"),
+        ("unread_rows=lambda *_: 3", "its unread_rows function returned int, expected Mapping"),
+    ],
+)
+def test_other_functions_that_fail(field: str, message: str, tmp_path: Path, source: Path) -> None:
+    row = f"FAMILY = Family(architectures=('Mine',), config=print, keys={{}}, {field})\n"
+    family = family_from_file(write(tmp_path, HEAD + row), source)
+    with pytest.raises(ConfigError, match=message):
+        getattr(family, field.partition("=")[0])(1, 2, 3)
 
 
 @pytest.mark.parametrize(
