@@ -97,17 +97,35 @@ def _class_names(fields: Fields) -> tuple[str, ...]:
 
 
 def _class_scores(fields: Fields, classes: int) -> ClassScores:
-    """What is made of logits: as ``problem_type`` says, and of one alone as sentence-transformers' ``CrossEncoder``."""
-    of_one: ClassScores = fields.choice(_ACTIVATION_FIELD, _ACTIVATIONS, "torch.nn.modules.activation.Sigmoid")
-    own = fields.get("sentence_transformers", dict, {})
-    if own and own.get("activation_fn") is not None:
-        if own["activation_fn"] not in _ACTIVATIONS:
-            named = " or ".join(_ACTIVATIONS)
-            fields.faults.append(f"sentence_transformers: activation_fn is {own['activation_fn']!r}, expected {named}")
-        of_one = _ACTIVATIONS.get(own["activation_fn"], "sigmoid")
+    """What is made of logits: as ``problem_type`` says, or an activation, as sentence-transformers' ``CrossEncoder``.
+
+    Of one label alone transformers' pipeline takes the sigmoid, also where ``problem_type`` is of a single label.
+    """
+    named = _named_scores(fields)
     problem = fields.get("problem_type", str) if fields.given("problem_type") else None
     if problem is not None and problem not in _SCORES:
         fields.faults.append(f"problem_type is {problem!r}, expected one of {', '.join(_SCORES)}")
-    if problem in _SCORES:
-        return _SCORES[problem]
-    return of_one if classes == 1 else "softmax"
+    own = _SCORES.get(problem or "")
+    if classes == 1 and own == "softmax":
+        own = None
+    elif classes > 1:  # there Identity is what a CrossEncoder writes unasked
+        own = own or "softmax"
+        named = {name: scores for name, scores in named.items() if scores != "identity"}
+    said = {**named, **({"problem_type" if problem else "no problem_type": own} if own else {})}
+    if len({*said.values()}) > 1:
+        listed = ", ".join(f"{name} says {scores}" for name, scores in said.items())
+        fields.faults.append(f"of {classes} scores {listed}: which of them is right cannot be known")
+    return next(iter(said.values()), "sigmoid")
+
+
+def _named_scores(fields: Fields) -> dict[str, ClassScores]:
+    """What the two fields of sentence-transformers say, by the field."""
+    given = {_ACTIVATION_FIELD: fields.get(_ACTIVATION_FIELD, str, None)}
+    given["activation_fn"] = (fields.get("sentence_transformers", dict, {}) or {}).get("activation_fn")
+    found: dict[str, ClassScores] = {}
+    for name, value in given.items():
+        if isinstance(value, str) and value in _ACTIVATIONS:
+            found[name] = _ACTIVATIONS[value]
+        elif value is not None:
+            fields.faults.append(f"{name} is {value!r}, expected {' or '.join(_ACTIVATIONS)}")
+    return found

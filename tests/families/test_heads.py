@@ -45,6 +45,7 @@ class Case(NamedTuple):
     segments: int = 2
 
 
+SIGMOID = "torch.nn.modules.activation.Sigmoid"
 CASES = {
     "bert words": Case(bert_head, "Bert", "ForMaskedLM", {"hidden_act": "relu", "layer_norm_eps": 0.2}),
     "bert classes": Case(bert_head, "Bert", "ForSequenceClassification", {**CLASSES, "type_vocab_size": 3}),
@@ -175,6 +176,7 @@ def test_what_a_folder_says_of_its_head(name: str, config: dict[str, Any], folde
         ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, "sigmoid"),
         ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "identity"),
         ({"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, "sigmoid"),
     ],
 )
 def test_one_score_alone(fields: dict[str, Any], scores: str, tmp_path: Path) -> None:
@@ -186,6 +188,17 @@ def test_one_score_alone(fields: dict[str, Any], scores: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
+        ("bert classes", {"sentence_transformers": {"activation_fn": []}}, r"activation_fn is \[\], expected torch.nn"),
+        (
+            "bert classes",
+            {"sentence_transformers": {"activation_fn": SIGMOID}},
+            r"of \d scores activation_fn says sigmoid, no ",
+        ),
+        (
+            "bert value",
+            {"sentence_transformers": {"activation_fn": SIGMOID}},
+            "sigmoid, problem_type says identity: which",
+        ),
         ("bert classes", {"problem_type": "ranking"}, "problem_type is 'ranking', expected one of single_label_class"),
         ("bert classes", {"id2label": {"0": "x", "2": "y"}}, "expected a different name for each of 0, 1, 2"),
         ("bert classes", {"id2label": {"0": "x", "1": "x"}}, "expected a different name for each"),
