@@ -29,7 +29,7 @@ from .tokenizer import as_text_only
 from .transformer import Transformer
 
 PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-"""Weights of the mean square of the classifier's parameters, beside the mean negative log-likelihood (nats)."""
+"""Weights of the sum of squares of the classifier's matrix, beside the mean negative log-likelihood (nats)."""
 HELD_BACK = 10
 BATCH = 32
 
