@@ -170,6 +170,9 @@ def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
         given = [flag(name) for name in named if getattr(arguments, name) is not None]
         if given:
             arguments.parser.error(f"{', '.join(given)}: a bundle made for {task} does not decode")
+    if task in ("tag", "answer", "fill_mask") and arguments.overflow != "error":
+        reads = "refuses longer texts" if task == "fill_mask" else "reads longer texts whole, in windows"
+        arguments.parser.error(f"--overflow {arguments.overflow}: a bundle made for {task} {reads}")
 
 
 Answer = dict[str, Any]

@@ -28,6 +28,8 @@ def reader(session: Session, overflow: LongText, batch_size: int) -> Callable[[l
 
     def scored(lines: list[str]) -> Answers:
         cut = [line.split("\t") for line in lines]
+        if pairs and (most := max(map(len, cut), default=0)) > 2:
+            raise InputError(f"a line has {most - 1} tabs, expected one between two texts, or none")
         if pairs and lines and all(len(texts) == 2 for texts in cut):
             firsts, seconds = [first for first, _ in cut], [second for _, second in cut]
             return [*map(_scores, method(firsts, pairs=seconds, overflow=overflow, batch_size=batch_size))]

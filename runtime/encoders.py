@@ -86,7 +86,7 @@ def masked_tokens(tokenizer: Tokenizer, manifest: Manifest, text: str) -> tuple[
     assert model.mask_id is not None  # the manifest of a fill_mask bundle has one
     ids = model.source((*before, model.mask_id, *after))
     if len(ids) > manifest.max_context:
-        raise too_long("text", len(ids), manifest.max_context)
+        raise too_long("text", len(ids), manifest.max_context, cut=False)
     return ids, len(before) + int(model.starts_text)
 
 

@@ -222,9 +222,9 @@ def segments_of(model: ModelSpec, sources: Sequence[Prepared], length: int) -> I
     return segments
 
 
-def too_long(name: str, tokens: int, max_context: int) -> ContextLengthError:
-    """The error for a text of ``tokens`` tokens."""
+def too_long(name: str, tokens: int, max_context: int, cut: bool = True) -> ContextLengthError:
+    """The error for a text of ``tokens`` tokens; ``cut``: whether ``overflow`` could drop the end of it."""
     return ContextLengthError(
-        f"{name} has {tokens} tokens, more than the {max_context} this model reads: "
-        "shorten or split it, or pass overflow='truncate'"
+        f"{name} has {tokens} tokens, more than the {max_context} this model reads: shorten "
+        + ("or split it, or pass overflow='truncate'" if cut else "it")
     )

@@ -199,7 +199,7 @@ class Reading:
         tokens = self.tokenizer.encode_with_offsets(text)
         room = self.manifest.max_context - len(model.pair(asked, ()))
         if room < 1:
-            raise too_long("question", len(model.pair(asked, ())) + 1, self.manifest.max_context)
+            raise too_long("question", len(model.pair(asked, ())) + 1, self.manifest.max_context, cut=False)
         if not tokens:
             raise InputError("text has no tokens in this vocabulary: an answer is a piece of it")
         first = model.second_from(asked)

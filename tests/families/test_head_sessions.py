@@ -294,7 +294,9 @@ def test_a_long_text_is_tagged_in_windows(bundle: Callable[[str], Path]) -> None
 
 def test_what_the_methods_refuse(bundle: Callable[[str], Path]) -> None:
     with opened(bundle("answer")) as session:
-        with pytest.raises(ContextLengthError, match="question has 84 tokens, more than the 40 this model reads"):
+        with pytest.raises(
+            ContextLengthError, match=r"question has 84 tokens, more than the 40 this model reads: shorten it$"
+        ):
             session.answer(LONG, "a man")
         with pytest.raises(InputError, match=r"overlap \(30\) must be an integer from 0 to 29: a window has 30 tokens"):
             session.answer("a man is riding a bicycle ?", LONG, overlap=30)
@@ -339,3 +341,8 @@ def test_the_command_line(bundle: Callable[[str], Path], capsys: pytest.CaptureF
     assert found["answers"][0]["start"] == answer.start
     assert main(["run", str(bundle("answer")), "no tab", "--target", "cpu", "--precision", "fp32"]) == 1
     assert "a line has 0 tabs, expected one: between a question and its text" in capsys.readouterr().err
+    assert main(["run", str(bundle("classify")), "a\tb\tc", "--target", "cpu", "--precision", "fp32"]) == 1
+    assert "a line has 2 tabs, expected one between two texts, or none" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", str(bundle("tag")), "a", "--overflow", "truncate", "--target", "cpu", "--precision", "fp32"])
+    assert "--overflow truncate: a bundle made for tag reads longer texts whole" in capsys.readouterr().err
