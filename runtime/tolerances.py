@@ -3,10 +3,10 @@
 They bound differences from the recorded float32 reference. An engine of float32 differs by the order of its sums; an
 int8 variant by its rounding, which is large on single logits and small on average: so a wide bound on the largest
 difference stands beside a tight one on the root mean square over all recorded logits. Bounds of vectors are from
-all-MiniLM-L6-v2: fp32 1.7e-6 at most and 1e-6 rms; int8 0.11 and 0.063; int8-fast, which was not measured, twice the
-bounds of int8.
+all-MiniLM-L6-v2: fp32 1.7e-6 at most and 1e-6 rms; int8 0.11 and 0.063; int4 0.48 and 0.38, which is a cosine of 0.93;
+int8-fast, which was not measured, twice the bounds of int8.
 
-Measured on the four shipped checkpoints, ONNX Runtime and OpenVINO, the worst of all:
+Measured on the four shipped checkpoints, ONNX Runtime and OpenVINO (int4: ONNX Runtime alone), the worst of all:
 
 ========== ======= ======= ======== ====== =========
 precision  logit   rms     log-prob fold   agreement
@@ -14,20 +14,25 @@ precision  logit   rms     log-prob fold   agreement
 fp32       1.1e-5  1.5e-6  8.5e-6   1.0e-4 100 %
 int8       0.24    0.036   0.11     3.3    97.8 %
 int8-fast  0.25    0.040   0.091    3.3    97.7 %
+int4       1.3     0.17    0.80     16     89.7 %
 ========== ======= ======= ======== ====== =========
 
-The bounds of int4 are not measured on trained networks whose weights were rounded to four bits: they are three to four
-times those of int8. SmolLM2-135M, whose weights came in four bits and lose nothing, has 0.15 rms and 97.0 %.
+The bounds of int4 are 1.4 times that of the root mean square and of the share that disagrees, twice that of the largest
+differences, and 1.8 times the 0.54 nats by which the reference preferred its own token at most where int4 has another.
+Those checkpoints were not trained for four bits. SmolLM2-135M, which came in four bits, lies within the same bounds.
 
-Damage below that rounding does not show there: in fp32 next to nothing, in int8 a few changed integers among millions.
-So an int8 variant is compared with its own integers besides (:mod:`edgewise.runtime.own_integers`), at steps where a
-healthy engine can hardly differ. There ``STEADY_STEP`` and ``STEADY_SHARE`` hold. Of the steady steps of the shipped
-checkpoints ONNX Runtime gave at least 87 %, the translator's 95 % or more at every level of graph optimization, with
-one and two threads and in batches of 1 to 32; OpenVINO at least 95 %; both 100 % where activations stay float32. The
-median difference was 4e-5 at most.
+Damage below that rounding does not show there: in fp32 next to nothing, in int8 a few changed integers among millions,
+in int4 more. So an int8 variant is compared with its own integers besides (:mod:`edgewise.runtime.own_integers`), at
+steps where a healthy engine can hardly differ. There ``STEADY_STEP`` and ``STEADY_SHARE`` hold. Of the steady steps of
+the shipped checkpoints ONNX Runtime gave at least 87 %, the translator's 95 % or more at every level of graph
+optimization, with one and two threads and in batches of 1 to 32; OpenVINO at least 95 %; both 100 % where activations
+stay float32. The median difference was 4e-5 at most.
 
-What stays unseen are weights that no recorded step uses, those of a ReLU that stays shut above all: of single integers
-of the shipped translator with their top bit turned over 8 of 40, of four at once none in 40 trials. And where
+Of int4 and int8-fast no such integers are recorded, and a deep int8 network has no steady steps, as some rounding
+always goes the other way: there all damage within the bounds stays unseen, and the summary of ``verify`` says so.
+
+What stays unseen elsewhere are weights that no recorded step uses, those of a ReLU that stays shut above all: of single
+integers of the shipped translator with their top bit turned over 8 of 40, of four at once none in 40 trials. And where
 activations are rounded, rows of an embedding that no output projection shares: each occurs in a text or two.
 """
 
@@ -99,14 +104,14 @@ TOLERANCES: Mapping[str, Tolerance] = {
         rows_are_their_own=False,
     ),
     "int4": Tolerance(
-        logit=1.5,
-        logit_rms=0.2,
-        log_prob=1.2,
-        fold=20.0,
+        logit=2.5,
+        logit_rms=0.24,
+        log_prob=1.6,
+        fold=30.0,
         margin=1.0,
-        agreement=0.9,
+        agreement=0.85,
         vector=0.8,
-        vector_rms=0.4,
+        vector_rms=0.55,
         beside=0.2,
     ),
 }
