@@ -1,21 +1,25 @@
 """The bounds of :mod:`.tolerances` for networks deeper, or of more tokens, than those that they were measured on.
 
-Rounding to few bits puts an error into every matrix product, and the scores at the end have been through all of them:
-errors that are independent add up in squares, errors of one direction in proportion. Measured in int8, root mean square
-over recorded logits, nats:
+Rounding to few bits puts an error into every matrix product, and the scores at the end have been through all of them.
+Independent errors would add up in squares, errors of one direction in proportion; the bounds of int8 and int8-fast grow
+in proportion to the products beyond ``PRODUCTS``, up to ``MOST`` times. That is a model, not a measurement: one deep
+network was measured, and in int8 it loses more than the model allows. So its int8 variant fails ``verify``, on an
+engine that computes what was exported. Measured in int8, nats:
 
-============== ======== ============= ======
-network        products kernels       rms
-============== ======== ============= ======
-captions-lm    25       int8-rows     0.031
-captions-mlm   25       int8-rows     0.035
-translate-en-de 65      int8-rows     0.035
-SmolLM2-135M   211      int8-blocks   0.14
-============== ======== ============= ======
+=============== ======== =========== ====== ====== ========= ===== =========
+network         products kernels     logit  rms    log-prob  fold  agreement
+=============== ======== =========== ====== ====== ========= ===== =========
+shipped, worst  65       int8-rows   0.24   0.036  0.11      3.3   97.8 %
+SmolLM2-135M    211      int8-blocks 1.5    0.18   0.67      53    96.4 %
+its bounds                           1.6    0.16   1.3       48    97 %
+=============== ======== =========== ====== ====== ========= ===== =========
 
-So beyond ``PRODUCTS`` bounds grow in proportion, up to ``MOST`` times; in float32, where no weight is rounded, they do
-not. A sum over many logits may be off by more than one over few: by the root of their number, as errors of single
-logits are independent.
+Bounds of int4 do not grow: those of shallow networks leave SmolLM2 room, whose weights came in four bits and lose
+nothing; a deep network whose weights are rounded anew was not measured, and may fail. Nor do those of float32, where
+nothing is rounded.
+
+A sum over many logits may be off by more than one over few: by the root of their number, as if errors of single logits
+were independent.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ FOLDED = 8000 // FOLDS
 def tolerance_of(precision: str, model: ModelSpec) -> Tolerance:
     """The bounds of a precision for one network; they depend on its shape and on nothing that was recorded."""
     tolerance = TOLERANCES[precision]
-    noise = 1.0 if precision == "fp32" else min(MOST, max(1.0, products(model) / PRODUCTS))
+    grows = precision in ("int8", "int8-fast")
+    noise = min(MOST, max(1.0, products(model) / PRODUCTS)) if grows else 1.0
     return replace(
         tolerance,
         logit=tolerance.logit * noise,
