@@ -17,7 +17,7 @@ int8-fast  0.25    0.040   0.091    3.3    97.7 %
 int4       1.3     0.17    0.80     16     89.7 %
 ========== ======= ======= ======== ====== =========
 
-The bounds of int4 are 1.4 times that of the root mean square and of the share that disagrees, twice that of the largest
+The bounds of int4 are 1.4 times that of the root mean square and of the share that disagrees, about twice the largest
 differences, and 1.8 times the 0.54 nats by which the reference preferred its own token at most where int4 has another.
 Those checkpoints were not trained for four bits. SmolLM2-135M, which came in four bits, lies within the same bounds.
 
