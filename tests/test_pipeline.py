@@ -81,7 +81,8 @@ def test_every_variant_of_every_task(task: str, checkpoints: Checkpoints, tmp_pa
     assert [variant.name for variant in bundle.manifest.variants] == expected
     assert bundle.manifest.task == task
     assert list(report.variant_bytes) == expected
-    assert report.variant_bytes["cpu-int8"] < report.variant_bytes["cpu-fp32"]
+    weights = {name: (bundle.path / name / "weights.bin").stat().st_size for name in expected}
+    assert weights["cpu-int8"] < weights["cpu-fp32"]  # of so small a network the graphs are larger than the weights
     for variant in bundle.manifest.variants:
         assert variant.kernels
         assert _use(bundle.path, variant.target, variant.precision)
@@ -94,7 +95,14 @@ def test_what_stands_in_the_manifest(checkpoints: Checkpoints, tmp_path: Path) -
     assert manifest.licence.notice.startswith("For tests.")
     assert manifest.max_context == 32
     assert manifest.alignment_layer == 1
-    assert set(manifest.variants[0].graphs) == {"encoder", "prefill", "step", "alignment"}
+    assert set(manifest.variants[0].graphs) == {
+        "encoder",
+        "prefill",
+        "step",
+        "ragged",
+        "verify",
+        "alignment",
+    }
     assert set(manifest.provenance) == {"edgewise", "checkpoint_sha256", "torch", "recipe"}
     kernels = {choice.matrix: choice.kernel for choice in manifest.variants[0].kernels}
     assert kernels["vocabulary"] == "int8-rows"

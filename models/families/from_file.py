@@ -28,7 +28,7 @@ NAME = "FAMILY"
 INDEX = "model.safetensors.index.json"
 _DATA = (CONFIG, WEIGHTS, INDEX, PICKLED, PICKLED_INDEX, TOKENIZER, VOCABULARY, "tokenizer.model", "manifest.json")
 """Files that a checkpoint or a bundle has beside it."""
-_MODULE = "edgewise_family"
+_MODULE = "family_of_ones_own"
 
 
 def family_from_file(file: Path, source: Path) -> Family:

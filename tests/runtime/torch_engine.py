@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,8 @@ class TorchEngine:
         for row, (place, tokens) in enumerate(zip(sentences.tolist(), ids.tolist(), strict=True)):
             length = int(memory.mask[place].sum())
             source = self.sources[id(memory)][place][:length]
-            found[row, :, :length] = cross_attention_weights(self.model, source, tokens, LAYER).mean(0).numpy()
+            own = deepcopy(self.model)  # it is watched while it runs, and other threads run the one they share
+            found[row, :, :length] = cross_attention_weights(own, source, tokens, LAYER).mean(0).numpy()
         return found
 
     @torch.inference_mode()
