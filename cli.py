@@ -12,11 +12,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cli_decoding import DECODING, SAMPLING, add_decoding_options, count, decoding_arguments, flag
+from .cli_input import chunks, standard_input
 from .errors import EdgewiseError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -140,10 +141,10 @@ def _run(arguments: argparse.Namespace) -> int:
         _refuse_idle_options(arguments, session.manifest.task)
         answer = _answerer(session, arguments)
         from_stdin = words in ([], ["-"])
-        lines = _standard_input() if from_stdin else enumerate(words, start=1)
+        lines = standard_input() if from_stdin else enumerate(words, start=1)
         size = 1 if from_stdin and sys.stdin.isatty() else arguments.batch_size
         kind = "line" if from_stdin else "text"
-        for chunk in _chunks(lines, size):
+        for chunk in chunks(lines, size):
             for result in _answered(chunk, answer, kind):
                 print(json.dumps(result, ensure_ascii=False) if arguments.json else _one_line(result["output"]))
             sys.stdout.flush()
@@ -227,36 +228,6 @@ def _alignment(hypothesis: Any) -> Answer:
 
 def _fills(fills: list[Any]) -> Answer:
     return {"output": fills[0].text, "truncated": False, "fills": [vars(fill) for fill in fills]}
-
-
-def _standard_input() -> Iterator[tuple[int, str]]:
-    """Lines of standard input, numbered from 1."""
-    if sys.stdin.isatty():
-        print("edgewise: a line in, a line out; Ctrl-D ends it", file=sys.stderr)
-    for number, raw in enumerate(getattr(sys.stdin, "buffer", sys.stdin), start=1):
-        text = raw.decode("utf-8", errors="replace") if isinstance(raw, bytes) else raw
-        if "\ufffd" in text and isinstance(raw, bytes) and not _is_utf8(raw):
-            print(f"edgewise: warning: line {number} is not UTF-8; its bad bytes became U+FFFD", file=sys.stderr)
-        yield number, text.removesuffix("\n").removesuffix("\r").removeprefix("\ufeff" if number == 1 else "")
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _chunks(lines: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
-    chunk: list[tuple[int, str]] = []
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _answered(chunk: list[tuple[int, str]], answer: Answerer, kind: str) -> Iterator[Answer]:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ContextLengthError
 from ..bundle import signature as names
 from ..engine import Candidates, Floats, Ids
+from .joined import check_room, chosen, joined
 from .onnxruntime_cpu import _Call, _finite
-from .sources import chosen, joined
 
 if TYPE_CHECKING:
     from .onnxruntime_cpu import OnnxRuntimeEngine, _Memory
@@ -43,7 +42,7 @@ class OnnxRuntimeOpenRun:
         """See :class:`~edgewise.runtime.engine.OpenRun`."""
         batch, tokens = prompts.shape
         first = len(self._lengths)
-        _check_room(tokens, capacity)
+        check_room(tokens, capacity)
         longest = max(capacity, int(self._capacities.max(initial=0)))
         self._buffers.grow((first + batch) * self._beams, longest, first * self._beams)
         self._bound = None
@@ -60,7 +59,7 @@ class OnnxRuntimeOpenRun:
         """See :class:`~edgewise.runtime.engine.OpenRun`."""
         full = np.flatnonzero(self._lengths >= self._capacities)
         if len(full):
-            _check_room(int(self._lengths[full[0]]) + 1, int(self._capacities[full[0]]))
+            check_room(int(self._lengths[full[0]]) + 1, int(self._capacities[full[0]]))
         self._reorder(parents)
         if self._bound is None:
             self._bound = _Bound(self._engine, self._buffers, self._sources, len(ids), self._candidates)
@@ -185,10 +184,3 @@ class _Bound:
 def _rows(sentences: Ids, beams: int) -> Ids:
     rows: Ids = (sentences[:, None] * beams + np.arange(beams)).ravel()
     return rows
-
-
-def _check_room(tokens: int, capacity: int) -> None:
-    if tokens > capacity:
-        raise ContextLengthError(
-            f"{tokens} tokens do not fit the {capacity} this sentence joined with: let it join with more"
-        )

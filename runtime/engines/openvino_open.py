@@ -13,11 +13,10 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ContextLengthError
 from ..bundle import signature as names
 from ..engine import Candidates, Floats, Ids
+from .joined import check_room, chosen, joined
 from .openvino import _candidates, _cross, _failures, _infer, _set, _step_inputs, _tensor
-from .sources import chosen, joined
 
 if TYPE_CHECKING:
     from .openvino import _Memory, _Pool
@@ -44,7 +43,7 @@ class OpenVinoOpenRun:
     def join(self, memory: _Memory | None, prompts: Ids, capacity: int) -> None:
         """See :class:`~edgewise.runtime.engine.OpenRun`."""
         batch, tokens = prompts.shape
-        _check_room(tokens, capacity)
+        check_room(tokens, capacity)
         new_rows = np.zeros(batch * self._beams, np.int64)
         if tokens > 1:
             new_rows = self._read(memory, prompts[:, :-1]).repeat(self._beams)
@@ -59,7 +58,7 @@ class OpenVinoOpenRun:
         """See :class:`~edgewise.runtime.engine.OpenRun`."""
         full = np.flatnonzero(self._lengths >= self._capacities)
         if len(full):
-            _check_room(int(self._lengths[full[0]]) + 1, int(self._capacities[full[0]]))
+            check_room(int(self._lengths[full[0]]) + 1, int(self._capacities[full[0]]))
         self._cut()
         rows, lengths = len(ids), self._lengths.repeat(self._beams)[:, None]
         own = np.arange(self._places + 1) >= self._places - lengths  # (R, P + 1)
@@ -130,10 +129,3 @@ class OpenVinoOpenRun:
 def _states(request: Any) -> dict[str, NDArray[np.float32]]:
     with _failures("read the states of a request"):
         return {state.name: state.state.data.copy() for state in request.query_state()}
-
-
-def _check_room(tokens: int, capacity: int) -> None:
-    if tokens > capacity:
-        raise ContextLengthError(
-            f"{tokens} tokens do not fit the {capacity} this sentence joined with: let it join with more"
-        )

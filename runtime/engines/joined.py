@@ -1,4 +1,4 @@
-"""The cross-attention inputs of sentences that joined one run, whose sources differ in length."""
+"""Of sentences that joined one run: their cross-attention inputs, whose sources differ in length, and their room."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import ContextLengthError
 from ..bundle import signature as names
 
 Sources = Mapping[str, NDArray[Any]]
@@ -38,3 +39,15 @@ def _fitted(array: NDArray[Any], width: int) -> NDArray[Any]:
     padding = [(0, 0)] * array.ndim
     padding[axis] = (0, width - found.shape[axis])
     return np.pad(found, padding)
+
+
+def check_room(tokens: int, capacity: int) -> None:
+    """Refuse more ``tokens`` of a sentence than it joined to read.
+
+    Raises:
+        ContextLengthError: it has no room for them.
+    """
+    if tokens > capacity:
+        raise ContextLengthError(
+            f"{tokens} tokens do not fit the {capacity} this sentence joined with: let it join with more"
+        )
