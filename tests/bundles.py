@@ -38,13 +38,20 @@ def tiny_bundle(task: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="edgewise-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     source = write_checkpoint(folder / f"tiny-{task}", task, max_positions=MAX_CONTEXT)
-    targets, precisions = ("cpu", "openvino"), ("fp32", "int8")
+    export_few(source, folder / "bundle")
+    return folder / "bundle"
+
+
+def export_few(
+    source: Path,
+    out: Path,
+    targets: Sequence[str] = ("cpu", "openvino"),
+    precisions: Sequence[str] = ("fp32", "int8"),
+) -> None:
+    """As ``edgewise export``, with few cases (:func:`record_few_cases`) and kernels that are always the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-        export_bundle(
-            source, folder / "bundle", targets, precisions, None, 0.3, lambda *_: None, kernels=rows_where_possible
-        )
-    return folder / "bundle"
+        export_bundle(source, out, targets, precisions, None, 0.3, lambda *_: None, kernels=rows_where_possible)
 
 
 def record_few_cases(*arguments: Any) -> ReferenceCases:

@@ -14,9 +14,8 @@ import torch
 import edgewise
 from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models.open import open_checkpoint
-from edgewise.pipeline import export_bundle
 
-from ..bundles import record_few_cases, rows_where_possible
+from ..bundles import export_few
 from ..open_model import open_model
 from .folders import bart_folder, bart_tokenizer, change_json, library_bart, library_ids
 
@@ -88,12 +87,7 @@ def bundle(folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
 
     def build(case: str) -> Path:
         out = tmp_path_factory.mktemp("bundle") / "bart"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-            targets, precisions = ("cpu", "openvino"), ("fp32", "int8")
-            export_bundle(
-                folder(case), out, targets, precisions, None, 0.3, lambda *_: None, kernels=rows_where_possible
-            )
+        export_few(folder(case), out)
         return out
 
     return cache(build)

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 import edgewise
 from edgewise.errors import ContextLengthError, InputError
 from edgewise.models.open import open_checkpoint
-from edgewise.pipeline import export_bundle
 from edgewise.runtime.bundle.manifest import ModelSpec
 
-from ..bundles import Damaged, record_few_cases, rows_where_possible
+from ..bundles import Damaged, export_few
 from ..open_model import open_model
 from .folders import WORDS, bert_folder, library_bert, library_ids, wordpiece
 
@@ -97,18 +96,7 @@ def test_engines_give_the_librarys_states_and_vectors(
 def bundle(folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the first case, fp32 and int8 for both targets."""
     out = tmp_path_factory.mktemp("bundle") / "bert"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-        export_bundle(
-            folder("as published"),
-            out,
-            ("cpu", "openvino"),
-            ("fp32", "int8"),
-            None,
-            0.3,
-            lambda *_: None,
-            kernels=rows_where_possible,
-        )
+    export_few(folder("as published"), out)
     return out
 
 

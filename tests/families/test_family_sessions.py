@@ -13,9 +13,8 @@ import transformers  # noqa: TID251 the oracle of these tests, and of nothing el
 from tokenizers import Tokenizer
 
 import edgewise
-from edgewise.pipeline import export_bundle
 
-from ..bundles import record_few_cases, rows_where_possible
+from ..bundles import export_few
 from .encoders import (
     CLASSES,
     TAGS,
@@ -63,11 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         base = tmp_path_factory.mktemp("family")
         fields = {**HEADS[head], "max_position_embeddings": 66}
         folder = FAMILIES[name].make(base / "folder", head, len(name), **fields)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-            export_bundle(
-                folder, base / "b", ("cpu",), ("fp32", "int8"), None, 0.3, lambda *_: None, kernels=rows_where_possible
-            )
+        export_few(folder, base / "b", targets=("cpu",))
         return folder, base / "b"
 
     return bundle

@@ -16,10 +16,9 @@ import transformers  # noqa: TID251 the oracle of these tests, and of nothing el
 import edgewise
 from edgewise.cli import main
 from edgewise.errors import ContextLengthError, InputError
-from edgewise.pipeline import export_bundle
 from edgewise.runtime.decoding import encode_all
 
-from ..bundles import Damaged, record_few_cases, rows_where_possible
+from ..bundles import Damaged, export_few
 from .encoders import CLASSES, ONE, TAGS, bert_head, library, library_fast
 from .folders import WORDS, wordpiece
 
@@ -55,12 +54,7 @@ def bundle(folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     @cache
     def made(name: str) -> Path:
         out = tmp_path_factory.mktemp("bundle") / name
-        targets, precisions = ("cpu", "openvino"), ("fp32", "int8")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-            export_bundle(
-                folder(name), out, targets, precisions, None, 0.3, lambda *_: None, kernels=rows_where_possible
-            )
+        export_few(folder(name), out)
         return out
 
     return made

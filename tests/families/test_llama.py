@@ -33,7 +33,7 @@ from edgewise.runtime.inputs import Prepared
 from edgewise.runtime.options import DecodingOptions
 from edgewise.runtime.search import finish
 
-from ..bundles import record_few_cases, rows_where_possible
+from ..bundles import export_few, record_few_cases
 from ..open_model import open_model
 from .folders import change_json, library_llama, llama_folder
 
@@ -200,18 +200,7 @@ def bundle(calm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 
     def make(case: str) -> Path:
         out = tmp_path_factory.mktemp("bundle") / "llama"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-            export_bundle(
-                calm(case),
-                out,
-                ("cpu", "openvino"),
-                ("fp32", "int8"),
-                None,
-                0.3,
-                lambda *_: None,
-                kernels=rows_where_possible,
-            )
+        export_few(calm(case), out)
         return out
 
     return cache(make)

@@ -18,11 +18,10 @@ import edgewise
 from edgewise.errors import CheckpointError, ConfigError, TokenizerError
 from edgewise.models.open import open_checkpoint
 from edgewise.models.transformer import Transformer
-from edgewise.pipeline import export_bundle
 from edgewise.runtime.inputs import right_pad
 from edgewise.runtime.tokenizer import Tokenizer
 
-from ..bundles import record_few_cases, rows_where_possible
+from ..bundles import export_few
 from ..models.gguf.lines import WRITTEN
 from ..open_model import open_model
 from .folders import SOURCE_LINES, TARGET_LINES, change_json, library_marian, marian_files, marian_folder
@@ -114,12 +113,7 @@ def bundle(folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
 
     def build(case: str) -> Path:
         out = tmp_path_factory.mktemp("bundle") / "marian"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-            targets, precisions = ("cpu", "openvino"), ("fp32", "int8")
-            export_bundle(
-                folder(case), out, targets, precisions, None, 0.3, lambda *_: None, kernels=rows_where_possible
-            )
+        export_few(folder(case), out)
         return out
 
     return cache(build)

@@ -14,9 +14,8 @@ from scipy.stats import spearmanr
 
 import edgewise
 from edgewise.models.open import open_checkpoint
-from edgewise.pipeline import export_bundle
 
-from ..bundles import record_few_cases, rows_where_possible
+from ..bundles import export_few
 from .folders import library_bert
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -47,18 +46,7 @@ def folder(models: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="module")
 def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("minilm") / "bundle"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-        export_bundle(
-            folder,
-            out,
-            ("cpu", "openvino"),
-            ("fp32", "int8"),
-            None,
-            0.3,
-            lambda *_: None,
-            kernels=rows_where_possible,
-        )
+    export_few(folder, out)
     return out
 
 

@@ -14,7 +14,6 @@ import edgewise
 from edgewise.export.portable import portable_graphs
 from edgewise.models.open import open_checkpoint
 from edgewise.models.transformer import Transformer
-from edgewise.pipeline import export_bundle
 from edgewise.runtime.bundle.manifest import ModelSpec
 from edgewise.runtime.decoding import Request, start_search
 from edgewise.runtime.engine import Engine
@@ -22,7 +21,7 @@ from edgewise.runtime.inputs import Prepared
 from edgewise.runtime.options import DecodingOptions
 from edgewise.runtime.search import finish
 
-from ..bundles import record_few_cases, rows_where_possible
+from ..bundles import export_few
 from ..open_model import open_files, write_variant
 from .torch_folders import END, LONGEST, PAD, START, Wrapped, torch_folder, wrapped
 
@@ -151,11 +150,7 @@ def test_cases_tell_their_switches_apart(made: Callable[[str], Case]) -> None:
 @pytest.fixture(scope="module")
 def bundle(made: Callable[[str], Case], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "mine"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-        quiet: Any = lambda *_: None  # noqa: E731
-        targets, precisions = ("cpu", "openvino"), ("fp32", "int8")
-        export_bundle(made("tutorial")[1], out, targets, precisions, None, 0.3, quiet, kernels=rows_where_possible)
+    export_few(made("tutorial")[1], out)
     return out
 
 

@@ -14,11 +14,9 @@ import edgewise
 from edgewise.errors import EngineError, InputError
 from edgewise.runtime import asynchronous, interrupt
 from edgewise.runtime.asynchronous import AsyncSession
-from edgewise.runtime.continuous import ContinuousBatch
 from edgewise.runtime.interrupt import Cancellation
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
-from edgewise.runtime.streaming import Pieces
 
 from .tiny_session import session_for
 from .torch_engine import LAYER, TorchEngine
@@ -26,7 +24,7 @@ from .torch_engine import LAYER, TorchEngine
 TEXTS = ["A man is riding a bicycle.", "Two dogs run.", "A woman, a hat.", "A dog."]
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
+def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
@@ -49,7 +47,7 @@ def test_translations_are_the_session_s_own() -> None:
             )
 
     session = session_for("translate", 3)
-    *alone, together = _run(work(session))
+    *alone, together = run(work(session))
     assert [g.tokens for g in alone] == [session.translate(t, max_new_tokens=12).tokens for t in TEXTS]
     assert [g.tokens for g in together] == [g.tokens for g in session.translate(TEXTS)]
 
@@ -63,7 +61,7 @@ def test_many_streams_at_once_give_what_each_gives_alone() -> None:
             return await asyncio.gather(*(joined(own, text) for text in TEXTS * 4))
 
     session = session_for("translate", 3)
-    assert _run(work(session)) == ["".join(session.stream(text, max_new_tokens=16)) for text in TEXTS * 4]
+    assert run(work(session)) == ["".join(session.stream(text, max_new_tokens=16)) for text in TEXTS * 4]
 
 
 def test_generate() -> None:
@@ -72,7 +70,7 @@ def test_generate() -> None:
             return await own.generate("A man", max_new_tokens=5)
 
     session = session_for("generate")
-    assert _run(work(session)).tokens == session.generate("A man", max_new_tokens=5).tokens
+    assert run(work(session)).tokens == session.generate("A man", max_new_tokens=5).tokens
 
 
 def test_the_loop_goes_on_while_the_engine_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +89,7 @@ def test_the_loop_goes_on_while_the_engine_works(monkeypatch: pytest.MonkeyPatch
         async with AsyncSession(session, workers=1) as own:
             return await own.translate(TEXTS[0], max_new_tokens=3)
 
-    assert _run(work()).tokens
+    assert run(work()).tokens
 
 
 def test_leaving_a_stream_ends_its_decoding() -> None:
@@ -104,7 +102,7 @@ def test_leaving_a_stream_ends_its_decoding() -> None:
 
     whole, left = session_for("translate", 3, end_bias=-50.0), session_for("translate", 3, end_bias=-50.0)
     list(whole.stream(TEXTS[0], max_new_tokens=40))
-    _run(work(left))
+    run(work(left))
     assert 0 < _steps(left) < _steps(whole) == 39
     assert not engine_of(left).runs
 
@@ -128,7 +126,7 @@ def test_a_cancelled_task_ends_its_decoding(kind: str) -> None:
                 await task
 
     session = session_for("translate", 3, end_bias=-50.0)
-    _run(work(session))
+    run(work(session))
     assert _steps(session) < 50
 
 
@@ -152,7 +150,7 @@ def test_a_caller_s_cancellation_ends_its_calls_and_is_ended_by_none() -> None:
             return both, await joined(own, TEXTS[0], cancellation)
 
     session = session_for("translate", 3)
-    both, ended = _run(work(session, Cancellation()))
+    both, ended = run(work(session, Cancellation()))
     assert both == ["".join(session.stream(text, max_new_tokens=16)) for text in TEXTS[:2]]
     assert ended == ""
 
@@ -175,7 +173,7 @@ class Gate:
         assert self._opened.wait(60)
 
 
-async def _until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object]) -> None:
     while not condition():
         await asyncio.sleep(0.001)
 
@@ -205,90 +203,18 @@ def test_waiting_counts_towards_the_deadline(monkeypatch: pytest.MonkeyPatch, fo
                 first: Any = loop.run_in_executor(None, gate)
             else:
                 first = asyncio.create_task(own.translate(texts, max_new_tokens=3))
-            await _until(lambda: gate.holds)
+            await until(lambda: gate.holds)
             late = asyncio.create_task(call())
             await asyncio.sleep(0)
             if for_what == "room":
-                await _until(lambda: own._workers._waiting)
+                await until(lambda: own._workers._waiting)
             clock[0] = 20.0
             gate.open()
             return alone, await late, await first
 
-    alone, late, _ = _run(work())
+    alone, late, _ = run(work())
     assert alone.hypotheses[0].finish_reason == "length"
     assert (late.hypotheses[0].finish_reason, late.tokens) == ("deadline", ())
-
-
-def test_after_closing_calls_are_refused() -> None:
-    async def work(session: Session) -> None:
-        async with AsyncSession(session, workers=1) as own:
-            pieces = own.stream(TEXTS[0], max_new_tokens=40)
-            await anext(pieces)
-        await pieces.aclose()
-        with pytest.raises(EngineError, match="this AsyncSession is closed"):
-            await own.translate(TEXTS[0])
-        with pytest.raises(EngineError, match="this AsyncSession is closed"):
-            await own.translate(TEXTS)
-        with pytest.raises(EngineError, match="this AsyncSession is closed"):
-            await anext(own.stream(TEXTS[0]))
-
-    _run(work(session_for("translate", 3, end_bias=-50.0)))
-
-
-def _deny_threads(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    start = threading.Thread.start
-
-    def denied(thread: threading.Thread) -> None:
-        if thread.name.startswith(name):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", denied)
-
-
-@pytest.mark.parametrize(
-    ("denied", "texts"), [("edgewise-batch", TEXTS[0]), ("edgewise-list", TEXTS[:2]), ("asyncio_", TEXTS[0])]
-)
-def test_a_thread_that_the_system_denies_is_an_error_and_the_next_call_works(
-    monkeypatch: pytest.MonkeyPatch, denied: str, texts: Any
-) -> None:
-    session = session_for("translate", 3)
-
-    async def work() -> Any:
-        own = AsyncSession(session, workers=1)
-        with monkeypatch.context() as patch:
-            _deny_threads(patch, denied)
-            for _ in range(2):
-                with pytest.raises(EngineError, match="the system gives no thread to decode in: lower the number"):
-                    await own.translate(texts, max_new_tokens=5)
-        found = [await own.translate(texts, max_new_tokens=5) for _ in range(3)]
-        await own.close()
-        return found
-
-    expected = session.translate(texts, max_new_tokens=5)
-    for found in _run(work()):
-        pairs = [(found, expected)] if isinstance(texts, str) else zip(found, expected, strict=True)
-        assert all(a.tokens == b.tokens for a, b in pairs)
-
-
-def test_where_the_system_denies_one_more_thread_those_at_work_do_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = session_for("translate", 3, end_bias=-50.0)
-
-    async def work() -> Any:
-        async with AsyncSession(session, workers=2) as own:
-            pieces = own.stream(TEXTS[0], max_new_tokens=40)
-            await anext(pieces)
-            with monkeypatch.context() as patch:
-                _deny_threads(patch, "edgewise-batch")
-                found = await own.translate(TEXTS[1], max_new_tokens=5)
-            await pieces.aclose()
-            later = await asyncio.gather(*(own.translate(text, max_new_tokens=5) for text in TEXTS))
-        assert own._workers._working == 0
-        return found, later
-
-    found, later = _run(work())
-    assert found.tokens == session.translate(TEXTS[1], max_new_tokens=5).tokens
-    assert [g.tokens for g in later] == [session.translate(t, max_new_tokens=5).tokens for t in TEXTS]
 
 
 def test_errors_are_the_session_s_own() -> None:
@@ -303,7 +229,7 @@ def test_errors_are_the_session_s_own() -> None:
             with pytest.raises(InputError, match=r"speculate \(4\) reads several tokens of one text at once"):
                 await own.translate("A dog.", speculate=4)
 
-    _run(work(session_for("translate")))
+    run(work(session_for("translate")))
 
 
 @pytest.mark.parametrize("deadline", [10**400, 10**9 + 1, True, -1, float("nan"), "soon"], ids=lambda d: str(d)[:12])
@@ -318,7 +244,7 @@ def test_a_deadline_that_is_none_is_refused_as_by_the_session(deadline: Any) -> 
             with pytest.raises(InputError, match=r"deadline \(.*\) must be a number of seconds of at least 0"):
                 await anext(own.stream("A dog.", deadline=deadline))
 
-    _run(work())
+    run(work())
 
 
 MIXED: list[dict[str, Any]] = [
@@ -343,92 +269,11 @@ def test_many_callers_with_options_of_their_own_share_steps(task: Any, workers: 
         async with AsyncSession(session, workers) as own:
             return await asyncio.gather(*(getattr(own, task)(text, **options) for text, options in asked))
 
-    together = _run(work())
+    together = run(work())
     assert [[h.tokens for h in g.hypotheses] for g in together] == [[h.tokens for h in g.hypotheses] for g in alone]
     assert [g.score for g in together] == pytest.approx([g.score for g in alone], abs=1e-4)
     assert _steps(session) - steps_alone < steps_alone / (2 if workers == 1 else 1)
     assert max(g.timings.batch for g in together) > 1
-
-
-def test_one_caller_s_trouble_is_nothing_to_the_others() -> None:
-    session = session_for("translate", 3, end_bias=-50.0)
-    expected = session.translate(TEXTS[0], max_new_tokens=20).tokens
-
-    async def work() -> Any:
-        async with AsyncSession(session, workers=1) as own:
-            calls: list[Any] = [own.translate(TEXTS[0], max_new_tokens=20) for _ in range(3)]
-            calls.append(own.translate(TEXTS[1], suppress=[[i] for i in range(330)]))
-            calls.append(own.translate(" "))
-            calls.append(own.translate(TEXTS[1], max_new_tokens=60, deadline=0.001))
-            tasks = [asyncio.create_task(call) for call in calls]
-            gone = asyncio.create_task(own.translate(TEXTS[2], max_new_tokens=60))
-            await asyncio.sleep(0.01)
-            gone.cancel()
-            return await asyncio.gather(*tasks, return_exceptions=True)
-
-    *well, impossible, empty, late = _run(work())
-    assert [found.tokens for found in well] == [expected] * 3
-    with pytest.raises(InputError, match="text 0: the options leave no token that may follow"):
-        raise impossible
-    with pytest.raises(InputError, match="text 0 is empty"):
-        raise empty
-    assert late.hypotheses[0].finish_reason == "deadline"
-
-
-def test_a_session_that_is_closed_under_its_callers() -> None:
-    session = session_for("translate", 3, end_bias=-50.0)
-
-    async def work() -> Any:
-        async with AsyncSession(session, workers=1) as own:
-            pieces = own.stream(TEXTS[0], max_new_tokens=60)
-            await anext(pieces)
-            session.close()
-            with pytest.raises(EngineError, match="the session was closed while this request was running"):
-                async for _ in pieces:
-                    pass
-            with pytest.raises(EngineError, match="this session is closed"):
-                await own.translate(TEXTS[0])
-
-    _run(work())
-
-
-def test_an_engine_that_cannot_even_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = session_for("translate", 3)
-
-    def fails(*_: Any) -> Any:
-        raise EngineError("no memory for a batch")
-
-    monkeypatch.setattr(Session, "_batch", fails)
-
-    async def work() -> Any:
-        async with AsyncSession(session, workers=1) as own:
-            return await asyncio.gather(*(own.translate(text) for text in TEXTS), return_exceptions=True)
-
-    assert [str(error) for error in _run(work())] == ["no memory for a batch"] * 4
-
-
-def test_a_batch_that_breaks_lets_nobody_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = session_for("translate", 3, end_bias=-50.0)
-    fits, asked = ContinuousBatch.fits, []
-
-    def breaks(batch: ContinuousBatch, job: Any) -> bool:
-        asked.append(job)
-        if len(asked) == 3:
-            raise RuntimeError("broken")
-        return fits(batch, job)
-
-    monkeypatch.setattr(ContinuousBatch, "fits", breaks)
-
-    async def work() -> Any:
-        async with AsyncSession(session, workers=1) as own:
-            broken = await asyncio.gather(
-                *(own.translate(text, max_new_tokens=60) for text in TEXTS), return_exceptions=True
-            )
-            return broken, await own.translate(TEXTS[0], max_new_tokens=3)
-
-    broken, later = _run(work())
-    assert "broken" in map(str, broken)
-    assert later.tokens
 
 
 def test_alignments_and_texts_are_made_by_the_workers_and_closing_waits_for_them(
@@ -455,7 +300,7 @@ def test_alignments_and_texts_are_made_by_the_workers_and_closing_waits_for_them
         own = AsyncSession(session, workers=1)
         gate.shut()
         calls = [asyncio.create_task(own.translate(t, max_new_tokens=5, alignments=True)) for t in TEXTS]
-        await _until(lambda: gate.holds)
+        await until(lambda: gate.holds)
         closing = asyncio.create_task(own.close())
         done, _ = await asyncio.wait([closing], timeout=0.1)
         assert not done, "closed under a pass of the engine"
@@ -464,7 +309,7 @@ def test_alignments_and_texts_are_made_by_the_workers_and_closing_waits_for_them
         await closing
         return found
 
-    found = [each for each in _run(work()) if not isinstance(each, EngineError)]  # who came after closing is refused
+    found = [each for each in run(work()) if not isinstance(each, EngineError)]  # who came after closing is refused
     assert found
     expected = {g.source_tokens: g for g in alone}
     for each in found:
@@ -474,67 +319,6 @@ def test_alignments_and_texts_are_made_by_the_workers_and_closing_waits_for_them
     assert {what for what, _ in threads} == {"attention", "text"}
     (thread,) = {name for _, name in threads}
     assert thread.startswith("edgewise-batch")
-
-
-@pytest.mark.parametrize("method", ["translate", "stream"])
-def test_a_text_that_cannot_be_made_is_an_error_for_its_caller_alone(
-    monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    session = session_for("translate", 3)
-    expected = session.translate(TEXTS[0], max_new_tokens=5).text
-    broken = EngineError("no text can be made of this")
-
-    def fails(*_: Any) -> Any:
-        raise broken
-
-    async def call(own: AsyncSession) -> str:
-        if method == "stream":
-            return "".join([piece async for piece in own.stream(TEXTS[0], max_new_tokens=5)])
-        return (await own.translate(TEXTS[0], max_new_tokens=5)).text
-
-    async def work() -> Any:
-        async with AsyncSession(session, workers=1) as own:
-            with monkeypatch.context() as patch:
-                patch.setattr(Pieces, "finish", fails)
-                patch.setattr(session.tokenizer, "continuation", fails)
-                with pytest.raises(EngineError, match="no text can be made of this"):
-                    await call(own)
-            return await call(own)
-
-    assert _run(work()) == expected
-
-
-def test_who_gave_up_waiting_is_told_even_where_the_batch_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    session, gate = session_for("translate", 3, end_bias=-50.0), Gate()
-    encode, fits = session.engine.encode_source, ContinuousBatch.fits
-    monkeypatch.setattr(session.engine, "encode_source", lambda *sources: (gate(), encode(*sources))[1])
-    breaking: list[bool] = []
-
-    def breaks(batch: ContinuousBatch, job: Any) -> bool:
-        if breaking:
-            breaking.clear()
-            raise MemoryError("broken")
-        return fits(batch, job)
-
-    monkeypatch.setattr(ContinuousBatch, "fits", breaks)
-
-    async def work() -> Any:
-        cancellation = Cancellation()
-        async with AsyncSession(session, workers=1, rows=1) as own:
-            gate.shut()
-            calls = [asyncio.create_task(own.translate(TEXTS[0], max_new_tokens=3))]
-            await _until(lambda: gate.holds)
-            calls.append(asyncio.create_task(own.translate(TEXTS[1], cancellation=cancellation)))
-            calls.append(asyncio.create_task(own.translate(TEXTS[2])))
-            await _until(lambda: len(own._workers._waiting) == 2)
-            cancellation.cancel()
-            breaking.append(True)
-            gate.open()
-            return await asyncio.gather(*calls, return_exceptions=True)
-
-    first, gone, last = _run(work())
-    assert gone.hypotheses[0].finish_reason == "cancelled"
-    assert [str(first), str(last)] == ["broken", "broken"]
 
 
 def test_a_call_of_one_text_reports_its_progress() -> None:
@@ -550,7 +334,7 @@ def test_a_call_of_one_text_reports_its_progress() -> None:
                     TEXTS[0], suppress=[[i] for i in range(330)], progress=lambda *done: seen.append(done)
                 )
 
-    _run(work())
+    run(work())
     assert seen == [(1, 1)]
 
 

@@ -19,10 +19,9 @@ import edgewise
 from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models import decode
 from edgewise.models.open import open_checkpoint
-from edgewise.pipeline import export_bundle
 from edgewise.runtime.bundle.manifest import ModelSpec
 
-from ...bundles import record_few_cases, rows_where_possible
+from ...bundles import export_few
 from .folders import END, POSITIONS, START, TOKENIZER, UNKNOWN, generator_folder, translator_folder, vocabulary
 
 pytestmark = pytest.mark.slow
@@ -126,10 +125,7 @@ def test_continuations_and_scores_are_those_of_the_library(
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 def test_a_bundle_translates_as_the_library(target: str, made: Callable[..., Path], tmp_path: Path) -> None:
     folder = made("post-norm", "int8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-        quiet: Any = lambda *_: None  # noqa: E731
-        export_bundle(folder, tmp_path / "out", (target,), ("fp32",), None, 0.3, quiet, kernels=rows_where_possible)
+    export_few(folder, tmp_path / "out", targets=(target,), precisions=("fp32",))
     library = ctranslate2.Translator(str(folder), compute_type="float32")
     with edgewise.load(tmp_path / "out", target, "fp32", 1) as session:
         assert session.verify().ok

@@ -15,7 +15,7 @@ from edgewise.models import decode
 from edgewise.models.open import open_checkpoint
 from edgewise.pipeline import export_bundle
 
-from ...bundles import Damaged, record_few_cases, rows_where_possible
+from ...bundles import Damaged, export_few, record_few_cases
 from .written import library_llama, write_llama
 
 pytestmark = pytest.mark.slow
@@ -57,9 +57,7 @@ def bundle(
         source = file(tokenizer) if precision == "fp32" else calm(tokenizer)
         out = tmp_path_factory.mktemp("bundle") / "out"
         targets = ("cpu", "openvino")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("edgewise.pipeline.record_cases", record_few_cases)
-            export_bundle(source, out, targets, (precision,), None, 0.3, lambda *_: None, kernels=rows_where_possible)
+        export_few(source, out, targets=targets, precisions=(precision,))
         return out
 
     return cache(make)
