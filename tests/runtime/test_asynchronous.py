@@ -18,20 +18,15 @@ from edgewise.runtime.interrupt import Cancellation
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
 
+from .test_session import engine_of
 from .tiny_session import session_for
-from .torch_engine import LAYER, TorchEngine
+from .torch_engine import LAYER
 
 TEXTS = ["A man is riding a bicycle.", "Two dogs run.", "A woman, a hat.", "A dog."]
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 60))
-
-
-def engine_of(session: Session) -> TorchEngine:
-    engine = session.engine
-    assert isinstance(engine, TorchEngine)
-    return engine
 
 
 def _steps(session: Session) -> int:

@@ -11,24 +11,9 @@ from edgewise.errors import ContextLengthError, InputError
 from edgewise.runtime.session import Session
 
 from ..tiny import END, START
+from .test_session import FITTING, METHODS, TASKS
 from .tiny_session import session_for, tokenizer
 
-TASKS = ["translate", "generate", "fill_mask", "classify"]
-METHODS: dict[str, Any] = {
-    "translate": lambda s: s.translate("A man"),
-    "generate": lambda s: s.generate("A man"),
-    "stream": lambda s: s.stream("A man"),
-    "score": lambda s: s.score("A man", "A man" if s.manifest.task == "translate" else None),
-    "encode": lambda s: s.encode("A man"),
-    "classify": lambda s: s.classify("A man"),
-    "fill_mask": lambda s: s.fill_mask("A <mask>"),
-}
-FITTING = {
-    "translate": {"translate", "stream", "score"},
-    "generate": {"generate", "stream", "score"},
-    "fill_mask": {"fill_mask", "encode"},
-    "classify": {"classify", "encode"},
-}
 LONG = "man " * 100
 
 
