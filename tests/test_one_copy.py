@@ -20,7 +20,8 @@ def second_copies() -> list[str]:
         # torch gives some of its modules a bare file name, which would resolve to the working directory.
         path = file.resolve() if file.is_absolute() else Path("/")
         parts = path.relative_to(ROOT).parts if path.is_relative_to(ROOT) else ()
-        ours = bool(parts) and parts[0] != "tests" and not parts[0].startswith(".")
+        # Examples lie outside the package: files that a person runs, or names to ``--family``.
+        ours = bool(parts) and parts[0] not in ("tests", "examples") and not parts[0].startswith(".")
         if ours and name.partition(".")[0] not in ("edgewise", "__main__"):
             found.append(name)
     return found
