@@ -17,13 +17,14 @@ from .bart import BART
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .family import ACTIVATIONS, Facts, Family, Fields
+from .gpt2 import GPT2
 from .llama import LLAMA
 from .marian import MARIAN
 from .roberta import ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART)
+FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART, GPT2)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

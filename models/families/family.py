@@ -130,6 +130,15 @@ class Facts:
     suppressed: tuple[int, ...] = ()
     forced: int | None = None
 
+    def adds_start(self, fields: Fields, start: int) -> bool:
+        """Whether ``start`` stands before a text of a decoder; anything else before or after it is a fault."""
+        if self.suffix or self.prefix not in ((), (start,)):
+            fields.faults.append(
+                f"the tokenizer puts {self.prefix} before and {self.suffix} after a text, expected bos_token_id "
+                f"({start}) or nothing before, and nothing after"
+            )
+        return bool(self.prefix)
+
     def end_id(self, fields: Fields) -> int:
         """The one token that ends a text; several are a fault."""
         given = fields.get("eos_token_id", (int, list), 2) if self.eos is None else self.eos

@@ -45,11 +45,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     fields.only(rope_interleaved=False, is_llama_config=True)  # SmolLM's own, of two values only these are Llama's
     if isinstance(width, int) and isinstance(heads, int) and heads > 0:
         fields.only(head_dim=width // heads)
-    if facts.suffix or facts.prefix not in ((), (start,)):
-        fields.faults.append(
-            f"the tokenizer puts {facts.prefix} before and {facts.suffix} after a text, expected bos_token_id "
-            f"({start}) or nothing before, and nothing after"
-        )
+    adds_start = facts.adds_start(fields, start)
     pad = fields.get("pad_token_id", int, end)
 
     def make() -> ModelConfig:
@@ -78,7 +74,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
             scale_embeddings=False,
             tied=tied,
             output_bias=False,
-            adds_start=bool(facts.prefix),
+            adds_start=adds_start,
         )
 
     return fields.build(make)
