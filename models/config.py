@@ -39,6 +39,7 @@ class StackConfig:
     ``n_kv_heads``       heads of keys and values, each read by ``n_heads / n_kv_heads`` query heads: Ainslie et al.
                          2023, section 2.2; ``None``: as many as ``n_heads``
     ``attention_bias``   biases in the four matrices of an attention
+    ``attention_output_bias`` one in the matrix ``output`` of an attention; ``None``: as the other three have
     ``feed_forward_bias`` biases in those of the feed-forward network
     ``final_norm``       one more normalization after the last layer; ``None``: with ``norm_place`` ``pre`` there is one
     ==================== ============================================================================================
@@ -55,6 +56,7 @@ class StackConfig:
     gated: bool = False
     n_kv_heads: int | None = None
     attention_bias: bool = True
+    attention_output_bias: bool | None = None
     feed_forward_bias: bool = True
     final_norm: bool | None = None
 

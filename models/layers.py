@@ -113,7 +113,8 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(config.d_model, config.d_model, bias=bias)
         self.key = nn.Linear(config.d_model, width, bias=bias)
         self.value = nn.Linear(config.d_model, width, bias=bias)
-        self.output = nn.Linear(config.d_model, config.d_model, bias=bias)
+        output_bias = bias if config.attention_output_bias is None else config.attention_output_bias
+        self.output = nn.Linear(config.d_model, config.d_model, bias=output_bias)
 
     def key_value(self, x: Tensor, rotate: Rotate | None = None) -> KeyValue:
         """Keys, turned where ``rotate`` says so, and values of ``x (B, T, D)``, each ``(B, H, T, Dh)``."""

@@ -139,9 +139,9 @@ class Facts:
             )
         return bool(self.prefix)
 
-    def end_id(self, fields: Fields) -> int:
-        """The one token that ends a text; several are a fault."""
-        given = fields.get("eos_token_id", (int, list), 2) if self.eos is None else self.eos
+    def end_id(self, fields: Fields, default: int | None = 2) -> int:
+        """The one token that ends a text, ``default`` where nothing names it; several are a fault."""
+        given = fields.get("eos_token_id", (int, list), default) if self.eos is None else self.eos
         ends = given if isinstance(given, list) else [given]
         if len(ends) != 1 or not isinstance(ends[0], int) or isinstance(ends[0], bool):
             fields.faults.append(f"eos_token_id is {given!r}, expected one token")

@@ -1,0 +1,87 @@
+"""What Llama and the decoders after it have in common: fields of ``config.json``, and names of tensors.
+
+They differ in some fields of a stack, and in a few more tensors of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import ModelConfig, StackConfig
+from .family import ACTIVATIONS, Facts, Fields
+from .rope import rope_of
+
+LAYER = "model.layers.{i}"
+OURS = "decoder.layers.{i}"
+KEYS = {
+    "model.embed_tokens": "embedding",
+    f"{LAYER}.input_layernorm": f"{OURS}.attention_residual.norm",
+    f"{LAYER}.self_attn.q_proj": f"{OURS}.attention.query",
+    f"{LAYER}.self_attn.k_proj": f"{OURS}.attention.key",
+    f"{LAYER}.self_attn.v_proj": f"{OURS}.attention.value",
+    f"{LAYER}.self_attn.o_proj": f"{OURS}.attention.output",
+    f"{LAYER}.post_attention_layernorm": f"{OURS}.feed_forward_residual.norm",
+    f"{LAYER}.mlp.gate_proj": f"{OURS}.feed_forward.gate",
+    f"{LAYER}.mlp.up_proj": f"{OURS}.feed_forward.inner",
+    f"{LAYER}.mlp.down_proj": f"{OURS}.feed_forward.outer",
+    "model.norm": "decoder.final_norm",
+    "lm_head": "vocabulary",
+}
+DROPPED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)  # computed; old files hold them
+COPIES = {"vocabulary.weight": "embedding.weight"}
+
+
+def rotary_decoder(
+    fields: Fields, facts: Facts, *, start: int | None = None, end: int | None = None, **stack: Any
+) -> ModelConfig:
+    """The network of a ``config.json`` whose family has asked for its own fields.
+
+    ``start`` and ``end`` are the family's tokens where a file names none; without a start token the end token is one
+    (of an empty prompt). ``stack``: what a family's layers are besides gated ones with RMS norms before them.
+    """
+    width, layers = fields.get("hidden_size", int), fields.get("num_hidden_layers", int)
+    heads = fields.get("num_attention_heads", int)
+    kv_heads, inner = fields.get("num_key_value_heads", int, heads), fields.get("intermediate_size", int)
+    activation = fields.choice("hidden_act", ACTIVATIONS, "silu")
+    epsilon = fields.get("rms_norm_eps", float, 1e-6)
+    vocabulary, positions = fields.get("vocab_size", int), fields.get("max_position_embeddings", int)
+    tied = fields.get("tie_word_embeddings", bool, False)
+    rope = rope_of(fields)
+    end = facts.end_id(fields, end)
+    start = fields.get("bos_token_id", int, end if start is None else start)
+    pad = fields.get("pad_token_id", int, end)
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        fields.only(head_dim=width // heads)
+    adds_start = facts.adds_start(fields, start)
+
+    def make() -> ModelConfig:
+        layer: Mapping[str, Any] = {
+            "n_layers": layers,
+            "d_model": width,
+            "n_heads": heads,
+            "n_kv_heads": kv_heads,
+            "d_ff": inner,
+            "norm": "rms",
+            "norm_place": "pre",
+            "norm_epsilon": epsilon,
+            "activation": activation,
+            "gated": True,
+            **stack,
+        }
+        return ModelConfig(
+            vocab_size=vocabulary,
+            max_positions=positions,
+            pad_id=pad,
+            start_id=start,
+            end_id=end,
+            decoder=StackConfig(**layer),
+            positions="rotary",
+            rope=rope(),
+            scale_embeddings=False,
+            tied=tied,
+            output_bias=False,
+            adds_start=adds_start,
+        )
+
+    return fields.build(make)
