@@ -27,8 +27,9 @@ What a pass may rely on
 -----------------------
 Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gelu, LayerNormalization, LessOrEqual,
 MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
-Unsqueeze; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight, transB=1),
-ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
+Unsqueeze; windows add Cast, CumSum, Less and Slice; a classifier of texts adds Cast, Clip, Gemm (named ``classifier``
+or ``pooler`` after its weight, transB=1), ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No
+functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
   ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
@@ -44,7 +45,8 @@ ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functio
   after it, over ``positions``. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, D] -> the linear layer
   ``output``.
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
-  presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``.
+  presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``; those with a
+  window share another, And of that one and Less(distance, window).
 - Cross-attention: ``x (R, T, D)`` -> Reshape ``(B, R/B*T, D)`` -> linear -> heads -> Attention over ``cross_key_{i}``,
   ``cross_value_{i}`` under the mask -> linear ``output`` -> Reshape ``(R, T, D)``.
 - A mask of keys alone (``mask``, ``cross_mask``) is Unsqueeze ``(B, 1, 1, S)`` -> Expand ``(B, 1, Q, S)`` to the number

@@ -42,6 +42,9 @@ class StackConfig:
     ``attention_output_bias`` one in the matrix ``output`` of an attention; ``None``: as the other three have
     ``feed_forward_bias`` biases in those of the feed-forward network
     ``final_norm``       one more normalization after the last layer; ``None``: with ``norm_place`` ``pre`` there is one
+    ``window``           how many keys a query of a decoder sees, its own and those before it (Jiang et al. 2023,
+                         section 2); ``None``: all before it
+    ``windowed_layers``  layers whose queries see a window, from 0; ``None``: all of them
     ==================== ============================================================================================
     """
 
@@ -59,6 +62,8 @@ class StackConfig:
     attention_output_bias: bool | None = None
     feed_forward_bias: bool = True
     final_norm: bool | None = None
+    window: int | None = None
+    windowed_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -75,6 +80,21 @@ class StackConfig:
             self.n_heads % self.kv_heads == 0,
             f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})",
         )
+        if self.window is not None:
+            _check_size(self, "window", MOST_ROWS)
+        _require(
+            self.windowed_layers is None or self.window is not None,
+            f"windowed_layers {self.windowed_layers} belong to a window",
+        )
+        self._check_layers("windowed_layers")
+
+    def _check_layers(self, name: str) -> None:
+        for layer in getattr(self, name) or ():
+            _require(0 <= layer < self.n_layers, f"{name} ({layer}) must be below n_layers ({self.n_layers})")
+
+    def window_of(self, layer: int) -> int | None:
+        """How many keys a query of a layer sees at most; ``None``: all that it may."""
+        return self.window if self.windowed_layers is None or layer in self.windowed_layers else None
 
     @property
     def head_dim(self) -> int:
@@ -206,6 +226,7 @@ class ModelConfig:
             self.encoder is not None or self.decoder is not None,
             "a model needs an encoder, a decoder, or both; this one has neither",
         )
+        _require(self.encoder is None or self.encoder.window is None, "a window belongs to a decoder, not an encoder")
         if self.encoder and self.decoder:
             _require(
                 self.encoder.d_model == self.decoder.d_model,
@@ -343,11 +364,13 @@ class ModelConfig:
         fields = dict(_fields_of(cls, data))
         for name, kind in (("encoder", StackConfig), ("decoder", StackConfig), ("rope", RopeConfig)):
             if fields.get(name) is not None:
-                fields[name] = kind(**_fields_of(kind, fields[name]))
-        for name in ("class_names", "pair_between"):
-            if isinstance(fields.get(name), list):
-                fields[name] = tuple(fields[name])
-        return cls(**fields)
+                fields[name] = kind(**_tuples(_fields_of(kind, fields[name])))
+        return cls(**_tuples(fields))
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _fields_of(cls: type, data: Any) -> dict[str, Any]:
@@ -384,7 +407,7 @@ def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
             _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
         elif int in get_args(kind):
             ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-            _require(ok, f"{name} ({value!r}) must be token ids")
+            _require(ok, f"{name} ({value!r}) must be {'token ids' if isinstance(config, ModelConfig) else 'layers'}")
         else:
             ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
             _require(ok, f"{name} ({value!r}) must be strings")

@@ -90,6 +90,16 @@ def look_ahead_mask(n_queries: int, key_mask: Tensor) -> Tensor:
     return causal[None, None] & key_mask[:, None, None, :]
 
 
+def window_mask(mask: Tensor, key_mask: Tensor, window: int) -> Tensor:
+    """A look-ahead ``mask (B, 1, T, C)`` whose queries see the last ``window`` keys that are no padding.
+
+    Jiang et al. 2023, section 2. Padding between two tokens puts no distance between them.
+    """
+    count = key_mask.long().cumsum(1)  # (B, C)
+    queries = count[:, mask.shape[3] - mask.shape[2] :]  # (B, T)
+    return mask & (queries[:, None, :, None] - count[:, None, None, :] < window)
+
+
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """``(B, T, D) -> (B, H, T, Dh)``."""
     return x.view(x.shape[0], x.shape[1], n_heads, -1).transpose(1, 2)

@@ -22,6 +22,7 @@ from .layers import (
     look_ahead_mask,
     norm,
     sinusoidal_positions,
+    window_mask,
 )
 
 
@@ -218,12 +219,16 @@ class Transformer(nn.Module):
         """
         assert self.decoder is not None
         x = self.embed(ids, positions, decoder=True)
+        stack = self.config.decoder
+        assert stack is not None
         mask = look_ahead_mask(ids.shape[1], key_mask)
+        near = mask if stack.window is None else window_mask(mask, key_mask, stack.window)
         source_mask = None if cross_mask is None else cross_mask[:, None, None, :]
         rotate = None if self.rotary is None else partial(self.rotary, positions=positions)
         presents: list[KeyValue] = []
         for i, layer in enumerate(self.decoder.layers):
-            x, present = layer(x, mask, past[i] if past else None, cross[i] if cross else None, source_mask, rotate)
+            seen = mask if stack.window_of(i) is None else near
+            x, present = layer(x, seen, past[i] if past else None, cross[i] if cross else None, source_mask, rotate)
             presents.append(present)
         return self.decoder.final_norm(x), presents
 

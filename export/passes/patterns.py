@@ -106,6 +106,15 @@ def without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...],
     return product, bias.const_value.numpy()
 
 
+def window_of(node: ir.Node) -> int | None:
+    """How many keys a query of an ``Attention`` sees, which the last part of its mask says; ``None``: all before it."""
+    mask = node.inputs[3].producer() if node.inputs[3] is not None else None
+    last = mask.inputs[-1] if mask is not None and mask.op_type == "And" else None
+    near = last.producer() if last is not None else None
+    size = near.inputs[1] if near is not None and near.op_type == "Less" else None
+    return None if size is None or size.const_value is None else int(size.const_value.numpy())
+
+
 def replace_uses(old: ir.Value, new: ir.Value) -> None:
     """Everything that read ``old`` reads ``new``."""
     for use in list(old.uses()):

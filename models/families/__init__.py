@@ -20,12 +20,13 @@ from .family import ACTIVATIONS, Facts, Family, Fields
 from .gpt2 import GPT2
 from .llama import LLAMA
 from .marian import MARIAN
+from .mistral import MISTRAL
 from .qwen import QWEN2
 from .roberta import ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART, GPT2, QWEN2)
+FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART, GPT2, QWEN2, MISTRAL)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

@@ -63,6 +63,10 @@ class Fields:
             return None
         return value
 
+    def nullable(self, name: str, kind: type | tuple[type, ...], default: Any) -> Any:
+        """As :meth:`get`, but ``null`` in the file is ``None``, and only what is absent the ``default``."""
+        return self.get(name, kind, None if name in self._data else default)
+
     def given(self, name: str) -> bool:
         """Whether there is such a field."""
         return self._data.get(name) is not None

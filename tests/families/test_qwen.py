@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,16 @@ pytestmark = pytest.mark.slow
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
 CASES: dict[str, dict[str, Any]] = {
     "qwen2": {"tie_word_embeddings": True, "rms_norm_eps": 0.1, "hidden_act": "gelu"},
+    "qwen2, windows": {
+        "use_sliding_window": True,
+        "sliding_window": 7,
+        "max_window_layers": 1,
+        "num_hidden_layers": 3,
+        "layer_types": None,
+    },
     "qwen2, a key a head": {"num_key_value_heads": 4, "rope_parameters": {**ROPE, "rope_theta": 50.0}},
 }
-PLAIN = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_parameters": ROPE}
+PLAIN = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_parameters": ROPE, "sliding_window": 96}
 
 
 def qwen_folder(folder: Path, case: str, std: float = 0.4) -> Path:
@@ -58,7 +66,12 @@ def test_a_bundle_replays_the_reference(case: str, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"use_mrope": True}, "use_mrope is True, expected False"),
-        ({"use_sliding_window": True}, "use_sliding_window is True, expected False"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types has 'sliding_attention', but there is no sliding_window",
+        ),
+        ({"layer_types": ["full_attention"]}, "expected 'full_attention' or 'sliding_attention' for each of 2 layers"),
+        ({"layer_types": ["full_attention", "linear"]}, r"layer_types is \['full_attention', 'linear'\], expected"),
         ({"attention_bias": True}, r"attention_bias \(True\) is not understood"),
         ({"eos_token_id": None}, "eos_token_id is None, expected one token"),
     ],
@@ -71,6 +84,17 @@ def test_other_mathematics_is_refused(
     change_json(made / "config.json", **changes)
     with pytest.raises(ConfigError, match=message):
         open_checkpoint(made)
+
+
+def test_layers_that_slide_in_a_file_without_layer_types(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    made = Path(shutil.copytree(folder("qwen2, windows"), tmp_path / "copy"))
+    expected = open_checkpoint(made).model.config
+    assert expected.decoder is not None
+    assert (expected.decoder.window, expected.decoder.windowed_layers) == (7, (1, 2))
+    change_json(made / "config.json", layer_types=None)
+    assert open_checkpoint(made).model.config == expected
+    change_json(made / "config.json", sliding_window=96)  # as long as the context
+    assert open_checkpoint(made).model.config.decoder.window is None  # type: ignore[union-attr]
 
 
 def test_without_a_start_token_the_end_token_begins_an_empty_text(tmp_path: Path) -> None:
