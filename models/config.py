@@ -37,6 +37,8 @@ class StackConfig:
     ``n_kv_heads``       heads of keys and values, each read by ``n_heads / n_kv_heads`` query heads: Ainslie et al.
                          2023, section 2.2; ``None``: as many as ``n_heads``
     ``head_dim``         width of one head; ``None``: ``d_model / n_heads`` (section 3.2.2)
+    ``attention_scale``  what products of queries and keys are multiplied by; ``None``: ``1 / sqrt(head_dim)`` (section
+                         3.2.1)
     ``attention_bias``   biases in the four matrices of an attention
     ``attention_output_bias`` one in the matrix ``output`` of an attention; ``None``: as the other three have
     ``feed_forward_bias`` biases in those of the feed-forward network
@@ -58,6 +60,7 @@ class StackConfig:
     gated: bool = False
     n_kv_heads: int | None = None
     head_dim: int | None = None
+    attention_scale: float | None = None
     attention_bias: bool = True
     attention_output_bias: bool | None = None
     feed_forward_bias: bool = True

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ...errors import ExportError
 from ...runtime.bundle import signature as names
-from .patterns import CONTRIB, before_heads, constant, producer, self_attentions, unturned, window_of
+from .patterns import CONTRIB, before_heads, constant, producer, scale_of, self_attentions, unturned, window_of
 
 WIDTH_UNIT, TURNED_WIDTH_UNIT = 8, 16
 
@@ -49,12 +49,11 @@ def grouped_attention(graph: ir.Graph, node: ir.Node, past_length: ir.Value, cac
         )
     lengths, total = _lengths(graph, past_length)
     tables = rotary.inputs[1:3] if rotary is not None else ()
-    kept = {name: node.attributes[name].as_float() for name in ("scale",) if name in node.attributes}
     window = window_of(node)
     fused = ir.node(
         "GroupQueryAttention",
         [*map(before_heads, (query, key, value)), *caches, lengths, total, *tables],
-        {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": int(rotary is not None), **kept}
+        {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": int(rotary is not None), **scale_of(node)}
         | ({} if window is None else {"local_window_size": window}),
         domain=CONTRIB,
         num_outputs=3,

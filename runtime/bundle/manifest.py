@@ -204,8 +204,8 @@ class ModelSpec:
 REFERENCE_ONLY = frozenset(
     {"rope", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
     | {"tied", "output_bias", "pooler", "head_transform"}
-    | {"attention_bias", "attention_output_bias", "feed_forward_bias", "final_norm"}
-    | {"window", "windowed_layers"}  # of a StackConfig
+    | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
+    | {"attention_output_bias", "window", "windowed_layers"}
 )
 
 
