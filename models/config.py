@@ -39,6 +39,8 @@ class StackConfig:
     ``head_dim``         width of one head; ``None``: ``d_model / n_heads`` (section 3.2.2)
     ``attention_scale``  what products of queries and keys are multiplied by; ``None``: ``1 / sqrt(head_dim)`` (section
                          3.2.1)
+    ``query_key_norm``   an RMS norm of every head's queries and one of its keys, before positions turn them (Yang et
+                         al. 2025, section 2)
     ``attention_bias``   biases in the four matrices of an attention
     ``attention_output_bias`` one in the matrix ``output`` of an attention; ``None``: as the other three have
     ``feed_forward_bias`` biases in those of the feed-forward network
@@ -67,6 +69,7 @@ class StackConfig:
     final_norm: bool | None = None
     window: int | None = None
     windowed_layers: tuple[int, ...] | None = None
+    query_key_norm: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self)

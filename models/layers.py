@@ -100,9 +100,10 @@ def window_mask(mask: Tensor, key_mask: Tensor, window: int) -> Tensor:
     return mask & (queries[:, None, :, None] - count[:, None, None, :] < window)
 
 
-def split_heads(x: Tensor, n_heads: int) -> Tensor:
-    """``(B, T, H*Dh) -> (B, H, T, Dh)``."""
-    return x.view(x.shape[0], x.shape[1], n_heads, -1).transpose(1, 2)
+def split_heads(x: Tensor, n_heads: int, norm: nn.Module | None = None) -> Tensor:
+    """``(B, T, H*Dh) -> (B, H, T, Dh)``, every head normalized by ``norm`` where there is one."""
+    heads = x.view(x.shape[0], x.shape[1], n_heads, -1)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -126,15 +127,19 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(config.d_model, width, bias=bias)
         self.value = nn.Linear(config.d_model, width, bias=bias)
         self.output = nn.Linear(whole, config.d_model, bias=output_bias)
+        self.query_norm = self.key_norm = None
+        if config.query_key_norm:
+            self.query_norm = nn.RMSNorm(config.head_width, eps=config.norm_epsilon)
+            self.key_norm = nn.RMSNorm(config.head_width, eps=config.norm_epsilon)
 
     def key_value(self, x: Tensor, rotate: Rotate | None = None) -> KeyValue:
         """Keys, turned where ``rotate`` says so, and values of ``x (B, T, D)``, each ``(B, H, T, Dh)``."""
-        key = split_heads(self.key(x), self.kv_heads)
+        key = split_heads(self.key(x), self.kv_heads, self.key_norm)
         return key if rotate is None else rotate(key), split_heads(self.value(x), self.kv_heads)
 
     def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor, rotate: Rotate | None = None) -> Tensor:
         """Attend from ``x (B, T, D)`` under boolean ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``."""
-        query = split_heads(self.query(x), self.n_heads)
+        query = split_heads(self.query(x), self.n_heads, self.query_norm)
         key, value = key_value
         attended = F.scaled_dot_product_attention(
             query if rotate is None else rotate(query),

@@ -8,6 +8,8 @@ needs this kernel, all of them get it. The kernel wants heads whose width is a m
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -49,12 +51,13 @@ def grouped_attention(graph: ir.Graph, node: ir.Node, past_length: ir.Value, cac
         )
     lengths, total = _lengths(graph, past_length)
     tables = rotary.inputs[1:3] if rotary is not None else ()
-    window = window_of(node)
+    attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": int(rotary is not None)}
+    if (window := window_of(node)) is not None:
+        attributes["local_window_size"] = window
     fused = ir.node(
         "GroupQueryAttention",
         [*map(before_heads, (query, key, value)), *caches, lengths, total, *tables],
-        {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": int(rotary is not None), **scale_of(node)}
-        | ({} if window is None else {"local_window_size": window}),
+        attributes | scale_of(node),
         domain=CONTRIB,
         num_outputs=3,
         name=node.name,

@@ -69,9 +69,17 @@ def _attentions(graph: ir.Graph, suffix: str) -> Iterator[tuple[int, ir.Node]]:
 
 
 def before_heads(value: ir.Value | None) -> ir.Value:
-    """``(B, T, D)`` of what a Reshape and a Transpose split into ``(B, H, T, Dh)``."""
-    reshape = producer(producer(value, "Transpose").inputs[0], "Reshape")
-    merged = reshape.inputs[0]
+    """``(B, T, H*Dh)`` of what a Reshape and a Transpose split into ``(B, H, T, Dh)``; normed heads are merged again."""
+    transpose = producer(value, "Transpose")
+    split = producer(transpose.inputs[0], "Reshape", "RMSNormalization")
+    if split.op_type == "RMSNormalization":
+        graph = transpose.graph
+        assert isinstance(graph, ir.Graph)
+        shape = constant(graph, "merged_heads", ir.tensor(np.array([0, 0, -1], np.int64)))
+        merge = ir.node("Reshape", [split.outputs[0], shape])
+        graph.insert_before(transpose, merge)
+        return merge.outputs[0]
+    merged = split.inputs[0]
     assert merged is not None
     return merged
 

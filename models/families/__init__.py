@@ -21,12 +21,14 @@ from .gpt2 import GPT2
 from .llama import LLAMA
 from .marian import MARIAN
 from .mistral import MISTRAL
-from .qwen import QWEN2
+from .qwen import QWEN2, QWEN3
 from .roberta import ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART, GPT2, QWEN2, MISTRAL)
+_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA)
+_DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL)
+FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, MARIAN, BART)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

@@ -33,12 +33,18 @@ COPIES = {"vocabulary.weight": "embedding.weight"}
 
 
 def rotary_decoder(
-    fields: Fields, facts: Facts, *, start: int | None = None, end: int | None = None, **stack: Any
+    fields: Fields,
+    facts: Facts,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    head_dim: int | None = None,
+    **stack: Any,
 ) -> ModelConfig:
     """The network of a ``config.json`` whose family has asked for its own fields.
 
-    ``start`` and ``end`` are the family's tokens where a file names none; without a start token the end token is one
-    (of an empty prompt). ``stack``: what a family's layers are besides gated ones with RMS norms before them.
+    ``start``, ``end`` and ``head_dim`` are the family's where a file has none; without a start token the end token is
+    one (of an empty prompt). ``stack``: what a family's layers are besides gated ones with RMS norms before them.
     """
     width, layers = fields.get("hidden_size", int), fields.get("num_hidden_layers", int)
     heads = fields.get("num_attention_heads", int)
@@ -51,8 +57,9 @@ def rotary_decoder(
     end = facts.end_id(fields, end)
     start = fields.get("bos_token_id", int, end if start is None else start)
     pad = fields.get("pad_token_id", int, end)
-    if isinstance(width, int) and isinstance(heads, int) and heads > 0:
-        fields.only(head_dim=width // heads)
+    head_dim = fields.get("head_dim", int, head_dim)
+    if isinstance(width, int) and isinstance(heads, int) and head_dim is not None and head_dim * heads == width:
+        head_dim = None
     adds_start = facts.adds_start(fields, start)
 
     def make() -> ModelConfig:
@@ -61,6 +68,7 @@ def rotary_decoder(
             "d_model": width,
             "n_heads": heads,
             "n_kv_heads": kv_heads,
+            "head_dim": head_dim,
             "d_ff": inner,
             "norm": "rms",
             "norm_place": "pre",

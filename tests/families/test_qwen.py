@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
 
-from edgewise.errors import ConfigError
+from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models.open import open_checkpoint
 
 from .decoders import TINY, Compare, check_bundle, check_engines, check_reference, check_switches, decoder_folder
@@ -29,12 +29,21 @@ CASES: dict[str, dict[str, Any]] = {
         "layer_types": None,
     },
     "qwen2, a key a head": {"num_key_value_heads": 4, "rope_parameters": {**ROPE, "rope_theta": 50.0}},
+    "qwen3": {"head_dim": 32, "attention_bias": True, "rms_norm_eps": 0.1, "hidden_act": "gelu"},
+    "qwen3, windows": {
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "use_sliding_window": True,
+        "sliding_window": 7,
+        "max_window_layers": 1,
+        "rope_parameters": {**ROPE, "rope_theta": 50.0},
+    },
 }
 PLAIN = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_parameters": ROPE, "sliding_window": 96}
 
 
 def qwen_folder(folder: Path, case: str, std: float = 0.4) -> Path:
-    kind = {"qwen2": transformers.Qwen2Config}[case.partition(",")[0]]
+    kind = {"qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config}[case.partition(",")[0]]
     return decoder_folder(folder, kind(**{**TINY, "rope_parameters": ROPE, **CASES[case]}), seed=len(case), std=std)
 
 
@@ -57,7 +66,7 @@ def test_a_case_tells_its_switches_apart(case: str, folder: Callable[[str], Path
     check_switches(folder(case), {name: value for name, value in PLAIN.items() if name in CASES[case]})
 
 
-@pytest.mark.parametrize("case", ["qwen2"])
+@pytest.mark.parametrize("case", ["qwen2", "qwen3"])
 def test_a_bundle_replays_the_reference(case: str, tmp_path: Path) -> None:
     check_bundle(qwen_folder(tmp_path / "tiny", case, std=0.2), tmp_path / "bundle")
 
@@ -83,6 +92,13 @@ def test_other_mathematics_is_refused(
     (made / "generation_config.json").unlink()
     change_json(made / "config.json", **changes)
     with pytest.raises(ConfigError, match=message):
+        open_checkpoint(made)
+
+
+def test_heads_whose_width_is_not_stated_are_128_wide(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    made = Path(shutil.copytree(folder("qwen3"), tmp_path / "copy"))
+    change_json(made / "config.json", head_dim=None)
+    with pytest.raises(CheckpointError, match=r"attention.query.weight has shape \(128, 64\), expected \(512, 64\)"):
         open_checkpoint(made)
 
 
