@@ -69,7 +69,7 @@ def _attentions(graph: ir.Graph, suffix: str) -> Iterator[tuple[int, ir.Node]]:
 
 
 def before_heads(value: ir.Value | None) -> ir.Value:
-    """``(B, T, H*Dh)`` of what a Reshape and a Transpose split into ``(B, H, T, Dh)``; normed heads are merged again."""
+    """``(B, T, H*Dh)`` of what a Reshape and a Transpose split into ``(B, H, T, Dh)``; normed heads are merged."""
     transpose = producer(value, "Transpose")
     split = producer(transpose.inputs[0], "Reshape", "RMSNormalization")
     if split.op_type == "RMSNormalization":
