@@ -13,7 +13,7 @@ NormPlace = Literal["post", "pre"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"]
-RopeScaling = Literal["none", "linear", "llama3"]
+RopeScaling = Literal["none", "linear", "llama3", "yarn"]
 Head = Literal["vocabulary", "classes", "embedding", "tags", "span"]
 Pooling = Literal["mean", "first"]
 Pooler = Literal["tanh", "relu"]
@@ -129,7 +129,11 @@ class RopeConfig:
     ``factor`` (Chen et al. 2023, equation 4). ``llama3`` divides those whose wave is longer than ``original_positions /
     low_freq_factor``, leaves those shorter than ``original_positions / high_freq_factor``, and goes smoothly from one
     to the other between (Grattafiori et al. 2024; reference: ``apply_scaling`` in ``models/llama3/model.py`` of
-    github.com/meta-llama/llama-models).
+    github.com/meta-llama/llama-models). ``yarn`` divides those that turn less than ``beta_slow`` times in
+    ``original_positions``, leaves those that turn more than ``beta_fast`` times, and goes from one to the other as the
+    number of the frequency does, from whole number to whole number with ``truncate`` (Peng et al. 2023, section 3.2).
+
+    ``attention_factor`` multiplies what was turned, queries and keys alike (there, section 3.4).
     """
 
     theta: float = 10000.0
@@ -138,22 +142,31 @@ class RopeConfig:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_positions: int | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
         _check_types(self)
         _require(self.scaling != "none" or self.factor == 1.0, f"factor ({self.factor}) belongs to a scaling")
-        if self.scaling == "llama3":
+        if self.scaling in ("llama3", "yarn"):
             original = self.original_positions
             _require(
-                original is not None and original > 0, f"llama3 scaling needs original_positions; it is {original}"
+                original is not None and original > 0,
+                f"{self.scaling} scaling needs original_positions; it is {original}",
             )
             _check_size(self, "original_positions", MOST_ROWS)
-            _require(
-                self.low_freq_factor < self.high_freq_factor,
-                f"low_freq_factor ({self.low_freq_factor}) must be below high_freq_factor ({self.high_freq_factor})",
-            )
+            for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+                least, most = getattr(self, low), getattr(self, high)
+                _require(least < most, f"{low} ({least}) must be below {high} ({most})")
         else:
-            _require(self.original_positions is None, "original_positions belong to llama3 scaling only")
+            _require(self.original_positions is None, "original_positions belong to llama3 and yarn scaling only")
+        _require(
+            self.scaling == "yarn" or self.attention_factor == 1.0,
+            f"attention_factor ({self.attention_factor}) belongs to yarn scaling only",
+        )
+        _require(self.scaling != "yarn" or self.theta > 1, f"theta ({self.theta}) must be above 1 for yarn scaling")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,25 @@ def rotary_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
         share = (waves - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor)
         kept = share.clamp(0.0, 1.0)
         return kept * frequency + (1 - kept) * frequency / config.factor
+    if config.scaling == "yarn":
+        first, last = _yarn_range(config, head_dim)
+        kept = 1 - ((torch.arange(head_dim // 2, dtype=torch.float64) - first) / (last - first)).clamp(0.0, 1.0)
+        return kept * frequency + (1 - kept) * frequency / config.factor
     return frequency
+
+
+def _yarn_range(config: RopeConfig, head_dim: int) -> tuple[float, float]:
+    """The last frequency that is left, and the first that is divided: ``beta`` turns in the original context.
+
+    Peng et al. 2023, section 3.2; rounded and bounded as in ``yarn/scaled_rope`` of github.com/jquesnelle/yarn.
+    """
+    assert config.original_positions is not None
+    turns = [config.original_positions / (beta * 2 * math.pi) for beta in (config.beta_fast, config.beta_slow)]
+    first, last = (head_dim * math.log(turn) / (2 * math.log(config.theta)) for turn in turns)
+    if config.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    return first, last + 0.001 if first == last else last
 
 
 def rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor) -> Tensor:
@@ -68,8 +86,8 @@ class Rotary(nn.Module):
     def __init__(self, config: RopeConfig, head_dim: int, max_positions: int) -> None:
         super().__init__()
         angle = torch.arange(max_positions, dtype=torch.float64)[:, None] * rotary_frequencies(config, head_dim)
-        self.register_buffer("cosine", angle.cos().float(), persistent=False)
-        self.register_buffer("sine", angle.sin().float(), persistent=False)
+        self.register_buffer("cosine", (config.attention_factor * angle.cos()).float(), persistent=False)
+        self.register_buffer("sine", (config.attention_factor * angle.sin()).float(), persistent=False)
         self.turn = rotate_halves
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
