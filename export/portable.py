@@ -42,9 +42,9 @@ functions, no subgraphs.
 - An attention ``x.attention`` is one Attention node named so, mask as fourth input, with 4-D inputs and without
   ``is_causal`` or past inputs of its own. Each of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose
   [0, 2, 1, 3], of k and v with as many heads as they have, an RMSNormalization of q and k before the Transpose where
-  heads are normalized; with rotary positions q and k go through one RotaryEmbedding
-  after it, over ``positions``. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the linear layer
-  ``output``.
+  heads are normalized; with rotary positions q and k go through one RotaryEmbedding after it, over ``positions``, but
+  for those of layers without positions. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the
+  linear layer ``output``.
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
   presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``; those with a
   window share another, And of that one and Less(distance, window).

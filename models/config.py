@@ -39,6 +39,7 @@ class StackConfig:
     ``head_dim``         width of one head; ``None``: ``d_model / n_heads`` (section 3.2.2)
     ``attention_scale``  what products of queries and keys are multiplied by; ``None``: ``1 / sqrt(head_dim)`` (section
                          3.2.1)
+    ``unturned_layers``  layers of a decoder with rotary positions that have none, from 0 (Kazemnejad et al. 2023)
     ``query_key_norm``   an RMS norm of every head's queries and one of its keys, before positions turn them (Yang et
                          al. 2025, section 2)
     ``attention_bias``   biases in the four matrices of an attention
@@ -70,6 +71,7 @@ class StackConfig:
     window: int | None = None
     windowed_layers: tuple[int, ...] | None = None
     query_key_norm: bool = False
+    unturned_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -95,7 +97,8 @@ class StackConfig:
             self.windowed_layers is None or self.window is not None,
             f"windowed_layers {self.windowed_layers} belong to a window",
         )
-        self._check_layers("windowed_layers")
+        for name in ("windowed_layers", "unturned_layers"):
+            self._check_layers(name)
 
     def _check_layers(self, name: str) -> None:
         for layer in getattr(self, name) or ():
@@ -275,9 +278,15 @@ class ModelConfig:
             )
             assert self.decoder is not None
             _require(
+                len({*self.decoder.unturned_layers}) < self.decoder.n_layers,
+                f"unturned_layers {self.decoder.unturned_layers} must leave a layer that has positions",
+            )
+            _require(
                 self.decoder.head_width % 2 == 0,
                 f"head_dim ({self.decoder.head_width}) must be even: rotary positions turn pairs",
             )
+        for stack in (self.encoder, self.decoder):
+            _require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
         both = self.architecture == "encoder-decoder"
         for name in ("source_start_id", "forced_id"):
             value = getattr(self, name)

@@ -228,7 +228,8 @@ class Transformer(nn.Module):
         presents: list[KeyValue] = []
         for i, layer in enumerate(self.decoder.layers):
             seen = mask if stack.window_of(i) is None else near
-            x, present = layer(x, seen, past[i] if past else None, cross[i] if cross else None, source_mask, rotate)
+            turn = None if i in stack.unturned_layers else rotate
+            x, present = layer(x, seen, past[i] if past else None, cross[i] if cross else None, source_mask, turn)
             presents.append(present)
         return self.decoder.final_norm(x), presents
 

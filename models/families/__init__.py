@@ -23,11 +23,12 @@ from .marian import MARIAN
 from .mistral import MISTRAL
 from .qwen import QWEN2, QWEN3
 from .roberta import ROBERTA, XLM_ROBERTA
+from .smollm3 import SMOLLM3
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
 _ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA)
-_DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL)
+_DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, MARIAN, BART)
 
 

@@ -40,12 +40,14 @@ def rotary_decoder(
     end: int | None = None,
     head_dim: int | None = None,
     theta: float = 10000.0,
+    tied: bool = False,
     **stack: Any,
 ) -> ModelConfig:
     """The network of a ``config.json`` whose family has asked for its own fields.
 
-    ``start``, ``end``, ``head_dim`` and ``theta`` are the family's where a file has none; without a start token the end
-    token is one (of an empty prompt). ``stack``: what a family's layers are besides gated, with RMS norms before them.
+    ``start``, ``end``, ``head_dim``, ``theta`` and ``tied`` are the family's where a file has none; without a start
+    token the end token is one (of an empty prompt). ``stack``: what a family's layers are besides gated, and normalized
+    by RMS before.
     """
     width, layers = fields.get("hidden_size", int), fields.get("num_hidden_layers", int)
     heads = fields.get("num_attention_heads", int)
@@ -53,7 +55,7 @@ def rotary_decoder(
     activation = fields.choice("hidden_act", ACTIVATIONS, "silu")
     epsilon = fields.get("rms_norm_eps", float, 1e-6)
     vocabulary, positions = fields.get("vocab_size", int), fields.get("max_position_embeddings", int)
-    tied = fields.get("tie_word_embeddings", bool, False)
+    tied = fields.get("tie_word_embeddings", bool, tied)
     rope = rope_of(fields, theta)
     end = facts.end_id(fields, end)
     start = fields.get("bos_token_id", int, end if start is None else start)

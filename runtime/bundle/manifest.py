@@ -205,7 +205,7 @@ REFERENCE_ONLY = frozenset(
     {"rope", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
     | {"tied", "output_bias", "pooler", "head_transform"}
     | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
-    | {"attention_output_bias", "window", "windowed_layers", "query_key_norm"}
+    | {"attention_output_bias", "window", "windowed_layers", "query_key_norm", "unturned_layers"}
 )
 
 
