@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
 
-NormPlace = Literal["post", "pre"]
+NormPlace = Literal["post", "pre", "sandwich"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"]
@@ -29,6 +29,8 @@ class StackConfig:
     """One stack of layers, the encoder's or the decoder's; the defaults are Vaswani et al. 2017, section 3.1.
 
     ==================== ============================================================================================
+    ``norm_place``       ``post``: after the residual (section 3.1); ``pre``: before the sub-layer (Xiong et al. 2020);
+                         ``sandwich``: before it, and what it gives before the residual (Ding et al. 2021, section 2.4)
     ``norm``             ``layer``: Ba et al. 2016; ``rms``: Zhang and Sennrich 2019, equation 4, no mean and no shift
     ``activation``       ``gelu``: Hendrycks and Gimpel 2016, by the error function; ``gelu_tanh``: its approximation
                          there; ``silu``: ``x * sigmoid(x)``, also there
@@ -42,10 +44,13 @@ class StackConfig:
     ``unturned_layers``  layers of a decoder with rotary positions that have none, from 0 (Kazemnejad et al. 2023)
     ``query_key_norm``   an RMS norm of every head's queries and one of its keys, before positions turn them (Yang et
                          al. 2025, section 2)
+    ``attention_cap``    scores of queries and keys stay below it: ``cap * tanh(score / cap)`` (Gemma Team 2024, section
+                         2)
     ``attention_bias``   biases in the four matrices of an attention
     ``attention_output_bias`` one in the matrix ``output`` of an attention; ``None``: as the other three have
     ``feed_forward_bias`` biases in those of the feed-forward network
-    ``final_norm``       one more normalization after the last layer; ``None``: with ``norm_place`` ``pre`` there is one
+    ``final_norm``       one more normalization after the last layer; ``None``: but for ``norm_place`` ``post`` there is
+                         one
     ``window``           how many keys a query of a decoder sees, its own and those before it (Jiang et al. 2023,
                          section 2); ``None``: all before it
     ``windowed_layers``  layers whose queries see a window, from 0; ``None``: all of them
@@ -72,6 +77,7 @@ class StackConfig:
     windowed_layers: tuple[int, ...] | None = None
     query_key_norm: bool = False
     unturned_layers: tuple[int, ...] = ()
+    attention_cap: float | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -121,7 +127,7 @@ class StackConfig:
     @property
     def ends_in_norm(self) -> bool:
         """Whether a normalization follows the last layer."""
-        return self.norm_place == "pre" if self.final_norm is None else self.final_norm
+        return self.norm_place != "post" if self.final_norm is None else self.final_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +196,9 @@ class ModelConfig:
                           before all cosines (Junczys-Dowmunt et al. 2018, Marian); ``learned``: a table of parameters
                           (Devlin et al. 2019, section 3); ``rotary``: in every attention, with the frequencies of
                           ``rope``
+    ``window_rope``       of layers that see a window, where their frequencies are others (Gemma Team 2025, section 2)
+    ``logit_cap``         logits over the vocabulary stay below it: ``cap * tanh(logit / cap)`` (Gemma Team 2024,
+                          section 2)
     ``scale_embeddings``  token embeddings times ``sqrt(d_model)`` (section 3.4)
     ``token_types``       rows of a segment embedding (Devlin et al. 2019, section 3); a text is segment 0, so row 0 is
                           added to every token; 0: no such embedding
@@ -244,6 +253,8 @@ class ModelConfig:
     mask_splits_text: bool = False
     pair_between: tuple[int, ...] = ()
     second_segment: int = 0
+    window_rope: RopeConfig | None = None
+    logit_cap: float | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -287,6 +298,10 @@ class ModelConfig:
             )
         for stack in (self.encoder, self.decoder):
             _require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
+        _require(
+            self.window_rope is None or (rotary and self.decoder is not None and self.decoder.window is not None),
+            "window_rope belongs to a decoder with rotary positions and a window",
+        )
         both = self.architecture == "encoder-decoder"
         for name in ("source_start_id", "forced_id"):
             value = getattr(self, name)
@@ -358,6 +373,7 @@ class ModelConfig:
         _require(words or self.head_transform is None, "head_transform belongs to the vocabulary of an encoder alone")
         _require(words or not self.mask_splits_text, "mask_splits_text belongs to the vocabulary of an encoder alone")
         if self.head != "vocabulary":
+            _require(self.logit_cap is None, f"a {self.head!r} head has no vocabulary that could have a logit_cap")
             _require(self.tied, f"a {self.head!r} head has no output projection that could be untied")
             _require(self.output_bias, f"a {self.head!r} head has no output_bias that could be left out")
 
@@ -393,7 +409,8 @@ class ModelConfig:
     def from_json(cls, data: Any) -> ModelConfig:
         """Read what :meth:`to_json` wrote; unknown, missing or mistyped fields raise :class:`ConfigError`."""
         fields = dict(_fields_of(cls, data))
-        for name, kind in (("encoder", StackConfig), ("decoder", StackConfig), ("rope", RopeConfig)):
+        parts: dict[str, type[StackConfig | RopeConfig]] = {"encoder": StackConfig, "decoder": StackConfig}
+        for name, kind in {**parts, "rope": RopeConfig, "window_rope": RopeConfig}.items():
             if fields.get(name) is not None:
                 fields[name] = kind(**_tuples(_fields_of(kind, fields[name])))
         return cls(**_tuples(fields))

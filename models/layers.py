@@ -129,6 +129,18 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:
+    """``softmax(cap * tanh(Q K^T * scale / cap)) V`` under ``mask`` (Gemma Team 2024, section 2).
+
+    ``query (B, H, T, Dh)``, ``key`` and ``value (B, Hkv, C, Dh)``, boolean ``mask (B, 1, T, C)`` -> ``(B, H, T, Dh)``.
+    """
+    shared = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
+    scores = cap * torch.tanh(query @ key.transpose(2, 3) * scale / cap)
+    lowest = torch.finfo(scores.dtype).min  # not infinity: a query that sees nothing gets numbers, which nobody reads
+    return scores.masked_fill(~mask, lowest).softmax(-1) @ value
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head scaled dot-product attention (section 3.2, equation 1 and section 3.2.2).
 
@@ -145,6 +157,7 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(config.d_model, width, bias=bias)
         self.value = nn.Linear(config.d_model, width, bias=bias)
         self.output = nn.Linear(whole, config.d_model, bias=output_bias)
+        self.cap, self.attend_capped = config.attention_cap, capped_attention
         self.query_norm = self.key_norm = None
         if config.query_key_norm:
             self.query_norm = nn.RMSNorm(config.head_width, eps=config.norm_epsilon)
@@ -159,14 +172,14 @@ class MultiHeadAttention(nn.Module):
         """Attend from ``x (B, T, D)`` under boolean ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``."""
         query = split_heads(self.query(x), self.n_heads, self.query_norm)
         key, value = key_value
-        attended = F.scaled_dot_product_attention(
-            query if rotate is None else rotate(query),
-            key,
-            value,
-            attn_mask=mask,
-            scale=self.scale,
-            enable_gqa=self.kv_heads < self.n_heads,
-        )
+        query = query if rotate is None else rotate(query)
+        if self.cap is not None:
+            scale = query.shape[3] ** -0.5 if self.scale is None else self.scale
+            attended = self.attend_capped(query, key, value, mask, scale, self.cap)
+        else:
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, scale=self.scale, enable_gqa=self.kv_heads < self.n_heads
+            )
         return self.output(merge_heads(attended))  # type: ignore[no-any-return]
 
 
@@ -208,14 +221,15 @@ def norm(config: StackConfig) -> nn.Module:
 class Residual(nn.Module):
     """Residual connection and normalization around a sub-layer (section 3.1).
 
-    ``post`` is the paper's ``LayerNorm(x + Sublayer(x))``; ``pre`` is ``x + Sublayer(LayerNorm(x))``. Dropout acts on
-    the sub-layer's output (section 5.4).
+    ``post`` is the paper's ``LayerNorm(x + Sublayer(x))``; ``pre`` is ``x + Sublayer(LayerNorm(x))``; ``sandwich`` is
+    ``x + LayerNorm'(Sublayer(LayerNorm(x)))``. Dropout acts on the sub-layer's output (section 5.4).
     """
 
     def __init__(self, config: StackConfig, dropout: float) -> None:
         super().__init__()
-        self.pre = config.norm_place == "pre"
+        self.pre = config.norm_place != "post"
         self.norm = norm(config)
+        self.branch_norm = norm(config) if config.norm_place == "sandwich" else None
         self.dropout = Dropout(dropout)
 
     def before(self, x: Tensor) -> Tensor:
@@ -224,5 +238,5 @@ class Residual(nn.Module):
 
     def after(self, x: Tensor, sublayer: Tensor) -> Tensor:
         """What the next sub-layer gets."""
-        x = x + self.dropout(sublayer)
+        x = x + self.dropout(sublayer if self.branch_norm is None else self.branch_norm(sublayer))
         return x if self.pre else self.norm(x)

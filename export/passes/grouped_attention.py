@@ -1,4 +1,4 @@
-"""One token after a cache, in the one kernel of ONNX Runtime's that shares keys among queries and knows windows.
+"""One token after a cache, in the one kernel of ONNX Runtime's that shares keys, knows windows and caps scores.
 
 Contract: a portable ``Attention`` over ``Concat(past, new)`` becomes one ``GroupQueryAttention`` that turns queries and
 keys itself, where positions are rotary, and writes into the buffers that come in as ``key_cache_i`` and go out as
@@ -22,7 +22,10 @@ WIDTH_UNIT, TURNED_WIDTH_UNIT = 8, 16
 
 def needs_grouped(graph: ir.Graph) -> bool:
     """Whether no other kernel has what a self-attention of a decoder asks for."""
-    return any(is_grouped(node) or window_of(node) for _, node in self_attentions(graph))
+    return any(
+        is_grouped(node) or window_of(node) is not None or "softcap" in node.attributes
+        for _, node in self_attentions(graph)
+    )
 
 
 def is_grouped(node: ir.Node) -> bool:
@@ -54,6 +57,8 @@ def grouped_attention(graph: ir.Graph, node: ir.Node, past_length: ir.Value, cac
     attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": int(rotary is not None)}
     if (window := window_of(node)) is not None:
         attributes["local_window_size"] = window
+    if "softcap" in node.attributes:
+        attributes["softcap"] = node.attributes["softcap"]
     fused = ir.node(
         "GroupQueryAttention",
         [*map(before_heads, (query, key, value)), *caches, lengths, total, *tables],

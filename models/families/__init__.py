@@ -17,6 +17,7 @@ from .bart import BART
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .family import ACTIVATIONS, Facts, Family, Fields
+from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .llama import LLAMA
 from .marian import MARIAN
@@ -28,7 +29,7 @@ from .smollm3 import SMOLLM3
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
 _ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA)
-_DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3)
+_DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, MARIAN, BART)
 
 

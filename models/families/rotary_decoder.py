@@ -5,10 +5,10 @@ They differ in some fields of a stack, and in a few more tensors of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config import ModelConfig, StackConfig
+from ..config import ModelConfig, RopeConfig, StackConfig
 from .family import ACTIVATIONS, Facts, Fields
 from .rope import rope_of
 
@@ -41,22 +41,27 @@ def rotary_decoder(
     head_dim: int | None = None,
     theta: float = 10000.0,
     tied: bool = False,
+    activation: tuple[str, str] = ("hidden_act", "silu"),
+    rope: Callable[[], RopeConfig] | None = None,
+    network: Callable[[], Mapping[str, Any]] = dict,
     **stack: Any,
 ) -> ModelConfig:
     """The network of a ``config.json`` whose family has asked for its own fields.
 
     ``start``, ``end``, ``head_dim``, ``theta`` and ``tied`` are the family's where a file has none; without a start
-    token the end token is one (of an empty prompt). ``stack``: what a family's layers are besides gated, and normalized
-    by RMS before.
+    token the end token is one (of an empty prompt). ``activation``: the field that names it, and the family's.
+    ``rope``: what makes the rotary positions, where they are not in the usual fields. ``network``: what makes other
+    fields of the whole, ``stack``: what a family's layers are besides gated, and normalized by RMS before.
     """
     width, layers = fields.get("hidden_size", int), fields.get("num_hidden_layers", int)
     heads = fields.get("num_attention_heads", int)
     kv_heads, inner = fields.get("num_key_value_heads", int, heads), fields.get("intermediate_size", int)
-    activation = fields.choice("hidden_act", ACTIVATIONS, "silu")
+    name, usual = activation
+    function = fields.choice(name, ACTIVATIONS, usual)
     epsilon = fields.get("rms_norm_eps", float, 1e-6)
     vocabulary, positions = fields.get("vocab_size", int), fields.get("max_position_embeddings", int)
     tied = fields.get("tie_word_embeddings", bool, tied)
-    rope = rope_of(fields, theta)
+    make_rope = rope_of(fields, theta) if rope is None else rope
     end = facts.end_id(fields, end)
     start = fields.get("bos_token_id", int, end if start is None else start)
     pad = fields.get("pad_token_id", int, end)
@@ -76,23 +81,24 @@ def rotary_decoder(
             "norm": "rms",
             "norm_place": "pre",
             "norm_epsilon": epsilon,
-            "activation": activation,
+            "activation": function,
             "gated": True,
             **stack,
         }
-        return ModelConfig(
-            vocab_size=vocabulary,
-            max_positions=positions,
-            pad_id=pad,
-            start_id=start,
-            end_id=end,
-            decoder=StackConfig(**layer),
-            positions="rotary",
-            rope=rope(),
-            scale_embeddings=False,
-            tied=tied,
-            output_bias=False,
-            adds_start=adds_start,
-        )
+        whole: Mapping[str, Any] = {
+            "vocab_size": vocabulary,
+            "max_positions": positions,
+            "pad_id": pad,
+            "start_id": start,
+            "end_id": end,
+            "positions": "rotary",
+            "rope": make_rope(),
+            "scale_embeddings": False,
+            "tied": tied,
+            "output_bias": False,
+            "adds_start": adds_start,
+            **network(),
+        }
+        return ModelConfig(decoder=StackConfig(**layer), **whole)
 
     return fields.build(make)
