@@ -42,22 +42,18 @@ TINY = {
 PROMPTS = [7], [1, 40, 41, 42, 43], [9, 10, 200], [50], [1, 60]
 
 
-def decoder_folder(
-    folder: Path, config: Any, *, starts: bool = False, seed: int = 0, std: float = 0.4, ones: bool = False
-) -> Path:
-    """A folder of the causal language model that the library makes of ``config``.
-
-    ``ones``: norms multiply by something near 1, which keeps deep sums of a network that scales them apart.
-    """
+def decoder_folder(folder: Path, config: Any, *, starts: bool = False, seed: int = 0, std: float = 0.4) -> Path:
+    """A folder of the causal language model that the library makes of ``config``."""
     model = randomize(transformers.AutoModelForCausalLM.from_config(config), seed, std)
-    if ones:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "norm" in name:
-                    parameter.add_(1.0)
     model.save_pretrained(folder)  # type: ignore[operator]
     (folder / "tokenizer.json").write_text(byte_level(starts).to_str())
     return folder
+
+
+def gemma2_folder(folder: Path) -> Path:
+    """A folder of a ``Gemma2ForCausalLM``: windows in every second layer, capped scores and logits, its own scale."""
+    caps = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0, "query_pre_attn_scalar": 5}
+    return decoder_folder(folder, transformers.Gemma2Config(**TINY, **caps, head_dim=32, sliding_window=7), seed=3)
 
 
 def library(folder: Path) -> Any:
