@@ -34,5 +34,6 @@ def test_an_older_file_is_the_network_that_the_newer_library_reads_in_it(case: s
     assert read(OLDER[case]) == read(newer)
 
 
-def test_the_cases_are_networks_of_their_own() -> None:
-    assert len({json.dumps(read(config).to_json()) for config in OLDER.values()}) == len(OLDER)
+def test_the_cases_of_a_family_are_networks_of_their_own() -> None:
+    found = [(case.partition(",")[0], json.dumps(read(config).to_json())) for case, config in OLDER.items()]
+    assert len(set(found)) == len(OLDER)
