@@ -143,7 +143,7 @@ class Facts:
             )
         return bool(self.prefix)
 
-    def end_id(self, fields: Fields, default: int | None = 2) -> int:
+    def end_id(self, fields: Fields, *, default: int | None = 2) -> int:
         """The one token that ends a text, ``default`` where nothing names it; several are a fault."""
         given = fields.get("eos_token_id", (int, list), default) if self.eos is None else self.eos
         ends = given if isinstance(given, list) else [given]
