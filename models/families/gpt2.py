@@ -24,6 +24,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     fields.only(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     # Of training, of other heads, and how products are ordered in half precision.
     fields.ignore("attn_pdrop", "embd_pdrop", "resid_pdrop", "reorder_and_upcast_attn", "is_encoder_decoder", "n_ctx")
+    fields.ignore("_num_labels", "output_past", "predict_special_tokens")  # in files of the first releases
     fields.ignore(*(f"summary_{n}" for n in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")))
     adds_start = facts.adds_start(fields, start)
 

@@ -34,6 +34,13 @@ _OF_LAYER = {
 }
 _FIELDS: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False},
+    # The file does not say which layers have no positions; llama.cpp takes every fourth.
+    "smollm3": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "attention_bias": False,
+        "mlp_bias": False,
+        "no_rope_layer_interval": 4,
+    },
     "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "attention_bias": False},
 }

@@ -35,6 +35,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "llama": Architecture(neighbours=True),
+    "smollm3": Architecture(neighbours=True),
     "qwen2": Architecture(biases=("attn_q", "attn_k", "attn_v")),
     "qwen3": Architecture(head_norms=True),
 }

@@ -95,7 +95,8 @@ def test_what_the_first_release_holds(tmp_path: Path, folder: Callable[[str], Pa
     place = folder("as published")
     tensors = {name.removeprefix("transformer."): t for name, t in load_file(place / "model.safetensors").items()}
     tensors["h.0.attn.bias"] = torch.ones(1, 1, 64, 64).tril()
-    model = build(GPT2, {**read_json(place / "config.json"), "n_ctx": 64}, tensors, Facts(), "elsewhere")
+    config = {**read_json(place / "config.json"), "n_ctx": 64, "_num_labels": 1, "predict_special_tokens": True}
+    model = build(GPT2, config, tensors, Facts(), "elsewhere")
     assert torch.equal(model.embedding.weight, open_checkpoint(place).model.embedding.weight)
 
 

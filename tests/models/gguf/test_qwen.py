@@ -1,4 +1,4 @@
-"""Qwens in GGUF files: logits of llama.cpp, and the network and tokens that ``transformers`` reads in the same file."""
+"""Qwens and SmolLM3s in GGUF files: logits of llama.cpp, and tokens of ``transformers``, which reads the same file."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def test_logits_are_those_of_llama_cpp(case: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, np.array(GOLDEN["logits"][case]), rtol=1e-4, atol=1e-4)
     assert model.config.decoder is not None
     assert model.config.decoder.query_key_norm == (architecture == "qwen3")
+    assert model.config.decoder.unturned_layers == ((3,) if architecture == "smollm3" else ())
 
 
-@pytest.mark.parametrize("architecture", HEAD_DIM)
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])  # the library reads no SmolLM3 in this format
 def test_a_bundle_continues_text_as_the_library_does(architecture: str, tmp_path: Path) -> None:
     """Matrices in Q8_0, which the library dequantizes by code of its own."""
     file = write_qwen(tmp_path / "tiny.gguf", architecture, tied=True, kind=Kind.Q8_0)

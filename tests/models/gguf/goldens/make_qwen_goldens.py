@@ -1,4 +1,4 @@
-"""Logits of small Qwens by llama.cpp, in float32. Run as ``make_goldens`` is, without its arguments."""
+"""Logits of small Qwens and SmolLM3s by llama.cpp, in float32. Run as ``make_goldens`` is, without its arguments."""
 
 from __future__ import annotations
 
