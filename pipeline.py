@@ -32,6 +32,7 @@ from .models.open import open_checkpoint
 from .quantize import gate
 from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
+from .quantize.scaling import scalings
 from .quantize.schemes import Kernel, scheme_of
 from .runtime.bundle.cases import ReferenceCases, write_cases
 from .runtime.bundle.manifest import (
@@ -206,12 +207,13 @@ class _Builder:
     def add(self, target: str, precision: str, kernels: KernelChooser | None) -> None:
         """One variant: quantized, rewritten for its target, written, and what its integers give."""
         chosen = kernels(self.portable, precision, target) if kernels else self._measured(precision, target)
-        quantized = {name: quantize_graph(graph, chosen) for name, graph in self.portable.items()}
+        scaled = scalings(self.portable, self.inputs or {})
+        quantized = {name: quantize_graph(graph, chosen, scaled) for name, graph in self.portable.items()}
         folder = self.folder / f"{target}-{precision}"
         files = write_graphs(folder, variant_graphs(quantized, target))
         if precision in RECORDED:
             assert self.cases is not None, "record() comes first"
-            own = record_quantized(self.checkpoint, target, precision, chosen, self.cases, self.progress)
+            own = record_quantized(self.checkpoint, target, precision, chosen, scaled, self.cases, self.progress)
             write_quantized(self.folder, own)
         self.variants.append(
             Variant(

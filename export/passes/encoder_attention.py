@@ -47,4 +47,6 @@ def _fused(node: ir.Node, mask: ir.Value) -> ir.Node:
     sources = [before_heads(source) for source in node.inputs[:3]]
     kept: dict[str, ir.Attr] = dict(node.attributes)
     counts = [ir.AttrInt64("q_num_heads", heads), ir.AttrInt64("kv_num_heads", kv_heads)]
-    return ir.Node("", "Attention", [*sources, mask], [*kept.values(), *counts], num_outputs=1, name=node.name)
+    fused = ir.Node("", "Attention", [*sources, mask], [*kept.values(), *counts], num_outputs=1, name=node.name)
+    fused.outputs[0].shape = ir.Shape(("batch", "source", heads * int(node.inputs[2].shape[3])))  # type: ignore[union-attr,index,arg-type]
+    return fused

@@ -99,6 +99,7 @@ def test_a_large_network_does_not_unpack_its_weights(
     found = [(None, name, np.zeros((8, k), np.float32)) for name, k in (("vocabulary", 64), ("narrow", 48))]
     clock = Clock(int8_weights=1, int8_rows=5, int8_blocks=4)
     monkeypatch.setattr("edgewise.quantize.choose.matrices", lambda model: found)
+    monkeypatch.setattr("edgewise.quantize.choose.readers", lambda model: [[matrix] for matrix in found])
     monkeypatch.setattr("edgewise.quantize.choose.LARGE", limit)
     model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
     chosen = choose_kernels({"decoder": model}, SCHEMES["int8"], "cpu", clock)
