@@ -18,7 +18,7 @@ from .kernels import Scaling
 from .products import open_products
 from .scaling import scalings
 from .schemes import Kernel, Scheme
-from .tensors import BLOCK
+from .tensors import BLOCK, kept_by_blocks
 
 DECODER_ROWS = (1, 5, 32)  # greedy, the beams of a sentence, and a batch
 ENCODER_ROWS = (16, 64, 256)  # the tokens of a sentence, of a few, and of a batch
@@ -69,7 +69,8 @@ def choose_kernels(
 
     Where a target has one kernel there is nothing to measure. On ``inputs``, where they are given, a kernel must be
     exact enough (:func:`.errors.exact_enough`). A large network goes without ``int8-weights`` where blocks fit: a step
-    that waits for memory would read the float32 they become, four times as many bytes.
+    that waits for memory would read the float32 they become, four times as many bytes. A matrix that came out of
+    blocks, and that they keep to the bit, is carried by them.
 
     Large features (Dettmers et al. 2022, section 3) leave little of the others in a scale for a whole row: where
     ``int8-rows`` is not exact enough for all matrices that read a value, ``int8-scaled-rows`` stands in its place, but
@@ -120,6 +121,8 @@ def _candidates(
     large: bool,
 ) -> tuple[Kernel, ...]:
     """Those that may carry ``weight (N, K)``, of which ``x (rows, K)`` was recorded."""
+    if len(kernels) > 1 and "int8-blocks" in kernels and kept_by_blocks(weight):
+        return ("int8-blocks",)
     if len(kernels) > 1 and x is not None:
         kernels = exact_enough(kernels, weight, x, scaling)
     if large and "int8-blocks" in kernels and _divides(weight.shape[1], "int8-blocks"):
