@@ -169,7 +169,10 @@ class MultiHeadAttention(nn.Module):
         return key if rotate is None else rotate(key), split_heads(self.value(x), self.kv_heads)
 
     def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor, rotate: Rotate | None = None) -> Tensor:
-        """Attend from ``x (B, T, D)`` under boolean ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``."""
+        """Attend from ``x (B, T, D)`` under ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``.
+
+        A boolean mask is true where a query may look; one of numbers is added to the scores.
+        """
         query = split_heads(self.query(x), self.n_heads, self.query_norm)
         key, value = key_value
         query = query if rotate is None else rotate(query)

@@ -50,6 +50,14 @@ def only_reader(node: ir.Node | None, op_type: str) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and uses[0].node.op_type == op_type else None
 
 
+def is_constant(value: ir.Value | None) -> bool:
+    """Made of initializers alone."""
+    if value is None or value.is_graph_input():
+        return value is None
+    node = value.producer()
+    return value.is_initializer() if node is None else all(is_constant(source) for source in node.inputs)
+
+
 def self_attentions(graph: ir.Graph) -> Iterator[tuple[int, ir.Node]]:
     """Layer and node of every decoder self-attention."""
     return _attentions(graph, ".attention")

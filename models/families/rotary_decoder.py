@@ -62,7 +62,7 @@ def rotary_decoder(
     vocabulary, positions = fields.get("vocab_size", int), fields.get("max_position_embeddings", int)
     tied = fields.get("tie_word_embeddings", bool, tied)
     make_rope = rope_of(fields, theta) if rope is None else rope
-    end = facts.end_id(fields, default=end)
+    end = facts.end_id(fields, several=True, default=end)
     start = fields.get("bos_token_id", int, end if start is None else start)
     pad = fields.get("pad_token_id", int, end)
     head_dim = fields.get("head_dim", int, head_dim)
