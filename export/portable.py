@@ -27,25 +27,27 @@ What a pass may rely on
 -----------------------
 Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gelu, LayerNormalization, LessOrEqual,
 MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
-Unsqueeze; relative positions add Cast, Clip, CumSum and Where; a classifier of texts adds Cast, Clip, Gemm (named
-``classifier`` or ``pooler`` after its weight, transB=1), ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and
-ReduceSum. No functions, no subgraphs.
+Unsqueeze; windows add Cast, CumSum, Less and Slice, relative positions Cast, Clip, CumSum and Where, a cap of logits
+Tanh; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight, transB=1),
+ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
   ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
-  ``rotary.sine (max_positions, Dh/2)`` are computed too. Of a segment embedding row 0 is a constant, unless there are
-  ``segments``: then it is a Gather named ``token_types``.
+  ``rotary.sine (max_positions, Dh/2)``, and those of ``window_rotary``, are computed too. Of a segment embedding row 0
+  is a constant, unless there are ``segments``: then it is a Gather named ``token_types``.
 - A linear layer ``a.b`` is ``Transpose(a.b.weight, perm=[1, 0])`` -> MatMul named ``a.b`` -> Add named ``a.b.bias``.
   So the matrix of a MatMul is the only input of the Transpose before it, ``(out, in)``. The output projection is the
   MatMul named ``vocabulary`` over ``embedding.weight``, which the embedding's Gather (named ``embedding``) reads too,
-  or over ``vocabulary.weight``. Without a bias there is no Add.
+  or over ``vocabulary.weight``. Without a bias there is no Add. Logits with a cap leave by Div -> Tanh -> Mul.
 - An attention ``x.attention`` is one Attention node named so, mask as fourth input, with 4-D inputs and without
-  ``is_causal`` or past inputs of its own. Each of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose
-  [0, 2, 1, 3], of k and v with as many heads as they have; with rotary positions q and k go through one RotaryEmbedding
-  after it, over ``positions``. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the linear layer
-  ``output``.
+  ``is_causal`` or past inputs of its own; ``scale`` and ``softcap`` are there where they are not the usual ones. Each
+  of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose [0, 2, 1, 3], of k and v with as many heads as they
+  have, an RMSNormalization of q and k before the Transpose where heads are normalized; with rotary positions q and k go
+  through one RotaryEmbedding after it, over ``positions``, but for those of layers without positions. The result leaves
+  by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the linear layer ``output``.
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
-  presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``.
+  presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``; those with a
+  window share another, And of that one and Less(distance, window).
 - Cross-attention: ``x (R, T, D)`` -> Reshape ``(B, R/B*T, D)`` -> linear -> heads -> Attention over ``cross_key_{i}``,
   ``cross_value_{i}`` under the mask -> linear ``output`` -> Reshape ``(R, T, D)``.
 - With relative positions the mask of self-attention is a number to add, Where of that mask, the bias ``(1 or R, H, T,
@@ -70,7 +72,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.config import StackConfig
-from ..models.layers import KeyValue
+from ..models.layers import KeyValue, MultiHeadAttention, Rotary, capped_attention, rotate_halves
 from ..models.transformer import Transformer
 from ..runtime.bundle import signature as names
 from .clean import clean
@@ -105,7 +107,7 @@ def export_portable(model: Transformer, folder: Path) -> dict[str, Path]:
 def portable_graphs(model: Transformer) -> dict[str, ir.Model]:
     """The portable graphs of ``model`` in memory, by name."""
     graphs = {}
-    with _rotary_operator(model), torch.no_grad():
+    with _whole_operators(model), torch.no_grad():
         if model.config.encoder is not None:
             graphs[names.ENCODER] = _export_encoder(model)
         if model.config.decoder is not None:
@@ -117,17 +119,26 @@ def _rotary_embedding(x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor
     return torch.onnx.ops.rotary_embedding(x, cosine, sine, positions)
 
 
+def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:
+    return torch.onnx.ops.attention(query, key, value, mask, scale=scale, softcap=cap)[0]
+
+
 @contextmanager
-def _rotary_operator(model: Transformer) -> Iterator[None]:
-    """Let rotary positions be traced as one ``RotaryEmbedding``, not as the formula that the reference writes out."""
-    if model.rotary is None:
-        yield
-        return
-    written_out, model.rotary.turn = model.rotary.turn, _rotary_embedding
+def _whole_operators(model: Transformer) -> Iterator[None]:
+    """Let rotary positions and capped attentions be traced as one operator, not as the formula that is written out."""
+    rotaries = [module for module in model.modules() if isinstance(module, Rotary)]
+    attentions = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
+    for rotary in rotaries:
+        rotary.turn = _rotary_embedding
+    for attention in attentions:
+        attention.attend_capped = _capped_attention
     try:
         yield
     finally:
-        model.rotary.turn = written_out
+        for rotary in rotaries:
+            rotary.turn = rotate_halves
+        for attention in attentions:
+            attention.attend_capped = capped_attention
 
 
 class _CrossEncoder(nn.Module):

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
 
-NormPlace = Literal["post", "pre"]
+NormPlace = Literal["post", "pre", "sandwich"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"]
-RopeScaling = Literal["none", "linear", "llama3"]
+RopeScaling = Literal["none", "linear", "llama3", "yarn"]
 Head = Literal["vocabulary", "classes", "embedding", "tags", "span"]
 Pooling = Literal["mean", "first"]
 Pooler = Literal["tanh", "relu"]
@@ -29,6 +29,8 @@ class StackConfig:
     """One stack of layers, the encoder's or the decoder's; the defaults are Vaswani et al. 2017, section 3.1.
 
     ==================== ============================================================================================
+    ``norm_place``       ``post``: after the residual (section 3.1); ``pre``: before the sub-layer (Xiong et al. 2020);
+                         ``sandwich``: before it, and what it gives before the residual (Ding et al. 2021, section 2.4)
     ``norm``             ``layer``: Ba et al. 2016; ``rms``: Zhang and Sennrich 2019, equation 4, no mean and no shift
     ``activation``       ``gelu``: Hendrycks and Gimpel 2016, by the error function; ``gelu_tanh``: its approximation
                          there; ``silu``: ``x * sigmoid(x)``, also there
@@ -39,9 +41,19 @@ class StackConfig:
     ``head_dim``         width of one head; ``None``: ``d_model / n_heads`` (section 3.2.2)
     ``attention_scale``  what products of queries and keys are multiplied by; ``None``: ``1 / sqrt(head_dim)`` (section
                          3.2.1)
+    ``unturned_layers``  layers of a decoder with rotary positions that have none, from 0 (Kazemnejad et al. 2023)
+    ``query_key_norm``   an RMS norm of every head's queries and one of its keys, before positions turn them (Yang et
+                         al. 2025, section 2)
+    ``attention_cap``    scores of queries and keys stay below it: ``cap * tanh(score / cap)`` (Gemma Team 2024, section
+                         2)
     ``attention_bias``   biases in the four matrices of an attention
+    ``attention_output_bias`` one in the matrix ``output`` of an attention; ``None``: as the other three have
     ``feed_forward_bias`` biases in those of the feed-forward network
-    ``final_norm``       one more normalization after the last layer; ``None``: with ``norm_place`` ``pre`` there is one
+    ``final_norm``       one more normalization after the last layer; ``None``: but for ``norm_place`` ``post`` there is
+                         one
+    ``window``           how many keys a query of a decoder sees, its own and those before it (Jiang et al. 2023,
+                         section 2); ``None``: all before it
+    ``windowed_layers``  layers whose queries see a window, from 0; ``None``: all of them
     ==================== ============================================================================================
     """
 
@@ -58,8 +70,14 @@ class StackConfig:
     head_dim: int | None = None
     attention_scale: float | None = None
     attention_bias: bool = True
+    attention_output_bias: bool | None = None
     feed_forward_bias: bool = True
     final_norm: bool | None = None
+    window: int | None = None
+    windowed_layers: tuple[int, ...] | None = None
+    query_key_norm: bool = False
+    unturned_layers: tuple[int, ...] = ()
+    attention_cap: float | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -79,6 +97,22 @@ class StackConfig:
             self.n_heads % self.kv_heads == 0,
             f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})",
         )
+        if self.window is not None:
+            _check_size(self, "window", MOST_ROWS)
+        _require(
+            self.windowed_layers is None or self.window is not None,
+            f"windowed_layers {self.windowed_layers} belong to a window",
+        )
+        for name in ("windowed_layers", "unturned_layers"):
+            self._check_layers(name)
+
+    def _check_layers(self, name: str) -> None:
+        for layer in getattr(self, name) or ():
+            _require(0 <= layer < self.n_layers, f"{name} ({layer}) must be below n_layers ({self.n_layers})")
+
+    def window_of(self, layer: int) -> int | None:
+        """How many keys a query of a layer sees at most; ``None``: all that it may."""
+        return self.window if self.windowed_layers is None or layer in self.windowed_layers else None
 
     @property
     def head_width(self) -> int:
@@ -93,7 +127,7 @@ class StackConfig:
     @property
     def ends_in_norm(self) -> bool:
         """Whether a normalization follows the last layer."""
-        return self.norm_place == "pre" if self.final_norm is None else self.final_norm
+        return self.norm_place != "post" if self.final_norm is None else self.final_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +138,11 @@ class RopeConfig:
     ``factor`` (Chen et al. 2023, equation 4). ``llama3`` divides those whose wave is longer than ``original_positions /
     low_freq_factor``, leaves those shorter than ``original_positions / high_freq_factor``, and goes smoothly from one
     to the other between (Grattafiori et al. 2024; reference: ``apply_scaling`` in ``models/llama3/model.py`` of
-    github.com/meta-llama/llama-models).
+    github.com/meta-llama/llama-models). ``yarn`` divides those that turn less than ``beta_slow`` times in
+    ``original_positions``, leaves those that turn more than ``beta_fast`` times, and goes from one to the other as the
+    number of the frequency does, from whole number to whole number with ``truncate`` (Peng et al. 2023, section 3.2).
+
+    ``attention_factor`` multiplies what was turned, queries and keys alike (there, section 3.4).
     """
 
     theta: float = 10000.0
@@ -113,22 +151,31 @@ class RopeConfig:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_positions: int | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
         _check_types(self)
         _require(self.scaling != "none" or self.factor == 1.0, f"factor ({self.factor}) belongs to a scaling")
-        if self.scaling == "llama3":
+        if self.scaling in ("llama3", "yarn"):
             original = self.original_positions
             _require(
-                original is not None and original > 0, f"llama3 scaling needs original_positions; it is {original}"
+                original is not None and original > 0,
+                f"{self.scaling} scaling needs original_positions; it is {original}",
             )
             _check_size(self, "original_positions", MOST_ROWS)
-            _require(
-                self.low_freq_factor < self.high_freq_factor,
-                f"low_freq_factor ({self.low_freq_factor}) must be below high_freq_factor ({self.high_freq_factor})",
-            )
+            for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+                least, most = getattr(self, low), getattr(self, high)
+                _require(least < most, f"{low} ({least}) must be below {high} ({most})")
         else:
-            _require(self.original_positions is None, "original_positions belong to llama3 scaling only")
+            _require(self.original_positions is None, "original_positions belong to llama3 and yarn scaling only")
+        _require(
+            self.scaling == "yarn" or self.attention_factor == 1.0,
+            f"attention_factor ({self.attention_factor}) belongs to yarn scaling only",
+        )
+        _require(self.scaling != "yarn" or self.theta > 1, f"theta ({self.theta}) must be above 1 for yarn scaling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +219,9 @@ class ModelConfig:
                           before all cosines (Junczys-Dowmunt et al. 2018, Marian); ``learned``: a table of parameters
                           (Devlin et al. 2019, section 3); ``rotary``: in every attention, with the frequencies of
                           ``rope``; ``relative``: in every self-attention, as ``relative`` says
+    ``window_rope``       of layers that see a window, where their frequencies are others (Gemma Team 2025, section 2)
+    ``logit_cap``         logits over the vocabulary stay below it: ``cap * tanh(logit / cap)`` (Gemma Team 2024,
+                          section 2)
     ``scale_embeddings``  token embeddings times ``sqrt(d_model)`` (section 3.4)
     ``token_types``       rows of a segment embedding (Devlin et al. 2019, section 3); a text is segment 0, so row 0 is
                           added to every token; 0: no such embedding
@@ -229,6 +279,8 @@ class ModelConfig:
     mask_splits_text: bool = False
     pair_between: tuple[int, ...] = ()
     second_segment: int = 0
+    window_rope: RopeConfig | None = None
+    logit_cap: float | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -236,6 +288,7 @@ class ModelConfig:
             self.encoder is not None or self.decoder is not None,
             "a model needs an encoder, a decoder, or both; this one has neither",
         )
+        _require(self.encoder is None or self.encoder.window is None, "a window belongs to a decoder, not an encoder")
         if self.encoder and self.decoder:
             _require(
                 self.encoder.d_model == self.decoder.d_model,
@@ -261,15 +314,28 @@ class ModelConfig:
             (self.relative is not None) == relative,
             f"relative ({self.relative}) belongs to relative positions, and they to it",
         )
+        for stack in (self.encoder, self.decoder):
+            plain = stack is None or (stack.window is None and stack.attention_cap is None)
+            _require(plain or not relative, "relative positions go with neither a window nor an attention_cap")
         if rotary:
             _require(
                 self.architecture == "decoder", f"rotary positions are for a decoder alone, not {self.architecture}"
             )
             assert self.decoder is not None
             _require(
+                len({*self.decoder.unturned_layers}) < self.decoder.n_layers,
+                f"unturned_layers {self.decoder.unturned_layers} must leave a layer that has positions",
+            )
+            _require(
                 self.decoder.head_width % 2 == 0,
                 f"head_dim ({self.decoder.head_width}) must be even: rotary positions turn pairs",
             )
+        for stack in (self.encoder, self.decoder):
+            _require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
+        _require(
+            self.window_rope is None or (rotary and self.decoder is not None and self.decoder.window is not None),
+            "window_rope belongs to a decoder with rotary positions and a window",
+        )
         both = self.architecture == "encoder-decoder"
         for name in ("source_start_id", "forced_id"):
             value = getattr(self, name)
@@ -344,6 +410,7 @@ class ModelConfig:
         )
         _require(words or not self.mask_splits_text, "mask_splits_text belongs to the vocabulary of an encoder alone")
         if self.head != "vocabulary":
+            _require(self.logit_cap is None, f"a {self.head!r} head has no vocabulary that could have a logit_cap")
             _require(self.tied, f"a {self.head!r} head has no output projection that could be untied")
             _require(self.output_bias, f"a {self.head!r} head has no output_bias that could be left out")
             _require(not self.scale_outputs, f"a {self.head!r} head has no output projection to scale for")
@@ -384,15 +451,18 @@ class ModelConfig:
             "encoder": StackConfig,
             "decoder": StackConfig,
             "rope": RopeConfig,
+            "window_rope": RopeConfig,
             "relative": RelativeConfig,
         }
         for name, kind in parts.items():
             if fields.get(name) is not None:
-                fields[name] = kind(**_fields_of(kind, fields[name]))
-        for name in ("class_names", "pair_between"):
-            if isinstance(fields.get(name), list):
-                fields[name] = tuple(fields[name])
-        return cls(**fields)
+                fields[name] = kind(**_tuples(_fields_of(kind, fields[name])))
+        return cls(**_tuples(fields))
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 _Config = StackConfig | RopeConfig | RelativeConfig | ModelConfig
@@ -432,7 +502,7 @@ def _check_types(config: _Config) -> None:
             _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
         elif int in get_args(kind):
             ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-            _require(ok, f"{name} ({value!r}) must be token ids")
+            _require(ok, f"{name} ({value!r}) must be {'token ids' if isinstance(config, ModelConfig) else 'layers'}")
         else:
             ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
             _require(ok, f"{name} ({value!r}) must be strings")

@@ -46,7 +46,25 @@ def rotary_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
         share = (waves - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor)
         kept = share.clamp(0.0, 1.0)
         return kept * frequency + (1 - kept) * frequency / config.factor
+    if config.scaling == "yarn":
+        first, last = _yarn_range(config, head_dim)
+        kept = 1 - ((torch.arange(head_dim // 2, dtype=torch.float64) - first) / (last - first)).clamp(0.0, 1.0)
+        return kept * frequency + (1 - kept) * frequency / config.factor
     return frequency
+
+
+def _yarn_range(config: RopeConfig, head_dim: int) -> tuple[float, float]:
+    """The last frequency that is left, and the first that is divided: ``beta`` turns in the original context.
+
+    Peng et al. 2023, section 3.2; rounded and bounded as in ``yarn/scaled_rope`` of github.com/jquesnelle/yarn.
+    """
+    assert config.original_positions is not None
+    turns = [config.original_positions / (beta * 2 * math.pi) for beta in (config.beta_fast, config.beta_slow)]
+    first, last = (head_dim * math.log(turn) / (2 * math.log(config.theta)) for turn in turns)
+    if config.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    return first, last + 0.001 if first == last else last
 
 
 def rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor) -> Tensor:
@@ -68,8 +86,8 @@ class Rotary(nn.Module):
     def __init__(self, config: RopeConfig, head_dim: int, max_positions: int) -> None:
         super().__init__()
         angle = torch.arange(max_positions, dtype=torch.float64)[:, None] * rotary_frequencies(config, head_dim)
-        self.register_buffer("cosine", angle.cos().float(), persistent=False)
-        self.register_buffer("sine", angle.sin().float(), persistent=False)
+        self.register_buffer("cosine", (config.attention_factor * angle.cos()).float(), persistent=False)
+        self.register_buffer("sine", (config.attention_factor * angle.sin()).float(), persistent=False)
         self.turn = rotate_halves
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -90,14 +108,37 @@ def look_ahead_mask(n_queries: int, key_mask: Tensor) -> Tensor:
     return causal[None, None] & key_mask[:, None, None, :]
 
 
-def split_heads(x: Tensor, n_heads: int) -> Tensor:
-    """``(B, T, H*Dh) -> (B, H, T, Dh)``."""
-    return x.view(x.shape[0], x.shape[1], n_heads, -1).transpose(1, 2)
+def window_mask(mask: Tensor, key_mask: Tensor, window: int) -> Tensor:
+    """A look-ahead ``mask (B, 1, T, C)`` whose queries see the last ``window`` keys that are no padding.
+
+    Jiang et al. 2023, section 2. Padding between two tokens puts no distance between them.
+    """
+    count = key_mask.long().cumsum(1)  # (B, C)
+    queries = count[:, mask.shape[3] - mask.shape[2] :]  # (B, T)
+    return mask & (queries[:, None, :, None] - count[:, None, None, :] < window)
+
+
+def split_heads(x: Tensor, n_heads: int, norm: nn.Module | None = None) -> Tensor:
+    """``(B, T, H*Dh) -> (B, H, T, Dh)``, every head normalized by ``norm`` where there is one."""
+    heads = x.view(x.shape[0], x.shape[1], n_heads, -1)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """``(B, H, T, Dh) -> (B, T, H*Dh)``."""
     return x.transpose(1, 2).flatten(2)
+
+
+def capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:
+    """``softmax(cap * tanh(Q K^T * scale / cap)) V`` under ``mask`` (Gemma Team 2024, section 2).
+
+    ``query (B, H, T, Dh)``, ``key`` and ``value (B, Hkv, C, Dh)``, boolean ``mask (B, 1, T, C)`` -> ``(B, H, T, Dh)``.
+    """
+    shared = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
+    scores = cap * torch.tanh(query @ key.transpose(2, 3) * scale / cap)
+    lowest = torch.finfo(scores.dtype).min  # not infinity: a query that sees nothing gets numbers, which nobody reads
+    return scores.masked_fill(~mask, lowest).softmax(-1) @ value
 
 
 class MultiHeadAttention(nn.Module):
@@ -111,14 +152,20 @@ class MultiHeadAttention(nn.Module):
         self.n_heads, self.kv_heads, self.scale = config.n_heads, config.kv_heads, config.attention_scale
         whole, width = config.n_heads * config.head_width, self.kv_heads * config.head_width
         bias = config.attention_bias
+        output_bias = bias if config.attention_output_bias is None else config.attention_output_bias
         self.query = nn.Linear(config.d_model, whole, bias=bias)
         self.key = nn.Linear(config.d_model, width, bias=bias)
         self.value = nn.Linear(config.d_model, width, bias=bias)
-        self.output = nn.Linear(whole, config.d_model, bias=bias)
+        self.output = nn.Linear(whole, config.d_model, bias=output_bias)
+        self.cap, self.attend_capped = config.attention_cap, capped_attention
+        self.query_norm = self.key_norm = None
+        if config.query_key_norm:
+            self.query_norm = nn.RMSNorm(config.head_width, eps=config.norm_epsilon)
+            self.key_norm = nn.RMSNorm(config.head_width, eps=config.norm_epsilon)
 
     def key_value(self, x: Tensor, rotate: Rotate | None = None) -> KeyValue:
         """Keys, turned where ``rotate`` says so, and values of ``x (B, T, D)``, each ``(B, H, T, Dh)``."""
-        key = split_heads(self.key(x), self.kv_heads)
+        key = split_heads(self.key(x), self.kv_heads, self.key_norm)
         return key if rotate is None else rotate(key), split_heads(self.value(x), self.kv_heads)
 
     def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor, rotate: Rotate | None = None) -> Tensor:
@@ -126,16 +173,16 @@ class MultiHeadAttention(nn.Module):
 
         A boolean mask is true where a query may look; one of numbers is added to the scores.
         """
-        query = split_heads(self.query(x), self.n_heads)
+        query = split_heads(self.query(x), self.n_heads, self.query_norm)
         key, value = key_value
-        attended = F.scaled_dot_product_attention(
-            query if rotate is None else rotate(query),
-            key,
-            value,
-            attn_mask=mask,
-            scale=self.scale,
-            enable_gqa=self.kv_heads < self.n_heads,
-        )
+        query = query if rotate is None else rotate(query)
+        if self.cap is not None:
+            scale = query.shape[3] ** -0.5 if self.scale is None else self.scale
+            attended = self.attend_capped(query, key, value, mask, scale, self.cap)
+        else:
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, scale=self.scale, enable_gqa=self.kv_heads < self.n_heads
+            )
         return self.output(merge_heads(attended))  # type: ignore[no-any-return]
 
 
@@ -177,14 +224,15 @@ def norm(config: StackConfig) -> nn.Module:
 class Residual(nn.Module):
     """Residual connection and normalization around a sub-layer (section 3.1).
 
-    ``post`` is the paper's ``LayerNorm(x + Sublayer(x))``; ``pre`` is ``x + Sublayer(LayerNorm(x))``. Dropout acts on
-    the sub-layer's output (section 5.4).
+    ``post`` is the paper's ``LayerNorm(x + Sublayer(x))``; ``pre`` is ``x + Sublayer(LayerNorm(x))``; ``sandwich`` is
+    ``x + LayerNorm'(Sublayer(LayerNorm(x)))``. Dropout acts on the sub-layer's output (section 5.4).
     """
 
     def __init__(self, config: StackConfig, dropout: float) -> None:
         super().__init__()
-        self.pre = config.norm_place == "pre"
+        self.pre = config.norm_place != "post"
         self.norm = norm(config)
+        self.branch_norm = norm(config) if config.norm_place == "sandwich" else None
         self.dropout = Dropout(dropout)
 
     def before(self, x: Tensor) -> Tensor:
@@ -193,5 +241,5 @@ class Residual(nn.Module):
 
     def after(self, x: Tensor, sublayer: Tensor) -> Tensor:
         """What the next sub-layer gets."""
-        x = x + self.dropout(sublayer)
+        x = x + self.dropout(sublayer if self.branch_norm is None else self.branch_norm(sublayer))
         return x if self.pre else self.norm(x)

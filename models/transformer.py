@@ -22,6 +22,7 @@ from .layers import (
     look_ahead_mask,
     norm,
     sinusoidal_positions,
+    window_mask,
 )
 from .relative import NEVER, RelativeBias
 
@@ -162,7 +163,7 @@ class Transformer(nn.Module):
     def _add_positions(self) -> None:
         """A table ``(max_positions, D)`` to add to the embeddings, rotations inside the attentions, or neither."""
         config = self.config
-        self.rotary = None
+        self.rotary = self.window_rotary = None
         if config.positions == "learned":
             self.positions = nn.Parameter(torch.empty(config.max_positions, config.d_model).normal_(std=0.02))
         elif config.positions in ("sinusoidal", "sinusoidal_halves"):
@@ -174,6 +175,8 @@ class Transformer(nn.Module):
         if config.rope is not None:
             assert config.decoder is not None
             self.rotary = Rotary(config.rope, config.decoder.head_width, config.max_positions)
+            if config.window_rope is not None:
+                self.window_rotary = Rotary(config.window_rope, config.decoder.head_width, config.max_positions)
 
     def _initialize(self) -> None:
         """Xavier's widths, halved in what a residual adds up.
@@ -242,18 +245,34 @@ class Transformer(nn.Module):
         """
         assert self.decoder is not None
         x = self.embed(ids, positions, decoder=True)
-        mask = self.decoder.biased(look_ahead_mask(ids.shape[1], key_mask), positions, key_mask.cumsum(1) - 1)
+        stack = self.config.decoder
+        assert stack is not None
+        mask = look_ahead_mask(ids.shape[1], key_mask)
+        near = mask if stack.window is None else window_mask(mask, key_mask, stack.window)
+        mask = self.decoder.biased(mask, positions, key_mask.cumsum(1) - 1)
         source_mask = None if cross_mask is None else cross_mask[:, None, None, :]
-        rotate = None if self.rotary is None else partial(self.rotary, positions=positions)
         presents: list[KeyValue] = []
         for i, layer in enumerate(self.decoder.layers):
-            x, present = layer(x, mask, past[i] if past else None, cross[i] if cross else None, source_mask, rotate)
+            seen = mask if stack.window_of(i) is None else near
+            rotary = self._rotary_of(i)
+            rotate = None if rotary is None else partial(rotary, positions=positions)
+            x, present = layer(x, seen, past[i] if past else None, cross[i] if cross else None, source_mask, rotate)
             presents.append(present)
         return self.decoder.final_norm(x), presents
 
+    def _rotary_of(self, layer: int) -> Rotary | None:
+        """The rotary positions of a decoder layer, where it has some."""
+        stack = self.config.decoder
+        assert stack is not None
+        if layer in stack.unturned_layers:
+            return None
+        windowed = self.window_rotary is not None and stack.window_of(layer) is not None
+        return self.window_rotary if windowed else self.rotary
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary (section 3.4): ``(..., D) -> (..., V)``."""
-        return self.project(self.transformed(hidden))
+        logits, cap = self.project(self.transformed(hidden)), self.config.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """What the output projection reads: ``(..., D) -> (..., D)``."""

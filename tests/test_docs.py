@@ -22,7 +22,7 @@ PAGES = sorted((Path(__file__).resolve().parent.parent / "docs").glob("*.md"))
 
 def test_a_file_that_a_page_shows_whole_is_shown_as_it_is(root: Path) -> None:
     shown = (root / "docs" / "families.md").read_text(encoding="utf-8")
-    assert f"```python\n{(root / 'examples' / 'gpt2_family.py').read_text(encoding='utf-8')}```" in shown
+    assert f"```python\n{(root / 'examples' / 'opt_family.py').read_text(encoding='utf-8')}```" in shown
 
 
 @pytest.mark.slow

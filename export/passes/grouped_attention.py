@@ -1,21 +1,31 @@
-"""One token after a cache of fewer heads than queries have, in ONNX Runtime's own kernel.
+"""One token after a cache, in the one kernel of ONNX Runtime's that shares keys, knows windows and caps scores.
 
-Contract: a portable ``Attention`` whose queries share keys and values, over ``Concat(past, new)`` and with rotary
-positions, becomes one ``GroupQueryAttention`` that turns queries and keys itself and writes into the buffers that come
-in as ``key_cache_i`` and go out as ``key_cache_i_out``. It knows no beams: whoever reorders rows reorders the buffers.
-The kernel wants heads whose width is a multiple of 16.
+Contract: a portable ``Attention`` over ``Concat(past, new)`` becomes one ``GroupQueryAttention`` that turns queries and
+keys itself, where positions are rotary, and writes into the buffers that come in as ``key_cache_i`` and go out as
+``key_cache_i_out``. It knows no beams: whoever reorders rows reorders the buffers, so where one attention of a graph
+needs this kernel, all of them get it. The kernel wants heads whose width is a multiple of 8, of 16 to turn them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ...errors import ExportError
 from ...runtime.bundle import signature as names
-from .patterns import CONTRIB, before_heads, constant, producer, scale_of, unturned
+from .patterns import CONTRIB, before_heads, constant, producer, scale_of, self_attentions, unturned, window_of
 
-WIDTH_UNIT = 16
+WIDTH_UNIT, TURNED_WIDTH_UNIT = 8, 16
+
+
+def needs_grouped(graph: ir.Graph) -> bool:
+    """Whether no other kernel has what a self-attention of a decoder asks for."""
+    return any(
+        is_grouped(node) or window_of(node) is not None or "softcap" in node.attributes
+        for _, node in self_attentions(graph)
+    )
 
 
 def is_grouped(node: ir.Node) -> bool:
@@ -29,23 +39,30 @@ def grouped_attention(graph: ir.Graph, node: ir.Node, past_length: ir.Value, cac
     """The fused node in place of ``node``: its outputs are ``(R, 1, D)`` and both buffers.
 
     Raises:
-        ExportError: the heads have a width that the kernel does not take, or positions are not rotary.
+        ExportError: the heads have a width that the kernel does not take.
     """
     fresh = [node.inputs[0], *(producer(source, "Concat").inputs[1] for source in node.inputs[1:3])]
     (query, rotary), (key, _), (value, _) = map(unturned, fresh)
     heads, width = (int(node.inputs[0].shape[i]) for i in (1, 3))  # type: ignore[union-attr,index,arg-type]
     kv_heads = int(node.inputs[1].shape[1])  # type: ignore[union-attr,index,arg-type]
-    if rotary is None or width % WIDTH_UNIT:
+    unit = WIDTH_UNIT if rotary is None else TURNED_WIDTH_UNIT
+    if width % unit:
         raise ExportError(
             f"{node.name}: {heads} heads of width {width} over {kv_heads} of keys and values, "
-            f"{'with' if rotary else 'without'} rotary positions; expected rotary ones and a width that is a multiple "
-            f"of {WIDTH_UNIT}: export it for openvino only"
+            f"{'with' if rotary else 'without'} rotary positions; expected a width that is a multiple of {unit}: "
+            "export it for openvino only"
         )
     lengths, total = _lengths(graph, past_length)
+    tables = rotary.inputs[1:3] if rotary is not None else ()
+    attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": int(rotary is not None)}
+    if (window := window_of(node)) is not None:
+        attributes["local_window_size"] = window
+    if "softcap" in node.attributes:
+        attributes["softcap"] = node.attributes["softcap"]
     fused = ir.node(
         "GroupQueryAttention",
-        [*map(before_heads, (query, key, value)), *caches, lengths, total, *rotary.inputs[1:3]],
-        {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1, **scale_of(node)},
+        [*map(before_heads, (query, key, value)), *caches, lengths, total, *tables],
+        attributes | scale_of(node),
         domain=CONTRIB,
         num_outputs=3,
         name=node.name,

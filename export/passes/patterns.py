@@ -77,9 +77,17 @@ def _attentions(graph: ir.Graph, suffix: str) -> Iterator[tuple[int, ir.Node]]:
 
 
 def before_heads(value: ir.Value | None) -> ir.Value:
-    """``(B, T, D)`` of what a Reshape and a Transpose split into ``(B, H, T, Dh)``."""
-    reshape = producer(producer(value, "Transpose").inputs[0], "Reshape")
-    merged = reshape.inputs[0]
+    """``(B, T, H*Dh)`` of what a Reshape and a Transpose split into ``(B, H, T, Dh)``; normed heads are merged."""
+    transpose = producer(value, "Transpose")
+    split = producer(transpose.inputs[0], "Reshape", "RMSNormalization")
+    if split.op_type == "RMSNormalization":
+        graph = transpose.graph
+        assert isinstance(graph, ir.Graph)
+        shape = constant(graph, "merged_heads", ir.tensor(np.array([0, 0, -1], np.int64)))
+        merge = ir.node("Reshape", [split.outputs[0], shape])
+        graph.insert_before(transpose, merge)
+        return merge.outputs[0]
+    merged = split.inputs[0]
     assert merged is not None
     return merged
 
@@ -117,6 +125,15 @@ def without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...],
     product, bias = add.inputs
     assert product is not None and bias is not None and bias.const_value is not None
     return product, bias.const_value.numpy()
+
+
+def window_of(node: ir.Node) -> int | None:
+    """How many keys a query of an ``Attention`` sees, which the last part of its mask says; ``None``: all before it."""
+    mask = node.inputs[3].producer() if node.inputs[3] is not None else None
+    last = mask.inputs[-1] if mask is not None and mask.op_type == "And" else None
+    near = last.producer() if last is not None else None
+    size = near.inputs[1] if near is not None and near.op_type == "Less" else None
+    return None if size is None or size.const_value is None else int(size.const_value.numpy())
 
 
 def replace_uses(old: ir.Value, new: ir.Value) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .patterns import constant, made_by, only_use, producer, replace_uses
+from .patterns import constant, made_by, only_reader, producer, replace_uses
 
 
 def has_relative_bias(attention: ir.Node) -> bool:
@@ -27,8 +27,9 @@ def has_relative_bias(attention: ir.Node) -> bool:
 def keys_by_index(graph: ir.Graph, indices: ir.Value) -> None:
     """Read ``indices (1, C)`` for the positions of keys."""
     for node in list(graph):
-        if node.op_type == "CumSum":
-            replace_uses(only_use(node.outputs[0], "Sub").outputs[0], indices)
+        place = only_reader(node, "Sub") if node.op_type == "CumSum" else None  # windows count keys, too
+        if place is not None:
+            replace_uses(place.outputs[0], indices)
 
 
 def bias_of_step(graph: ir.Graph, attention: ir.Node, past_length: ir.Value) -> ir.Value:

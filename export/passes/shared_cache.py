@@ -5,7 +5,8 @@ Contract. From the portable ``decoder``:
 ``step``: one token a row after ``past_length`` tokens. Keys and values are written into the buffers that come in as
 ``key_cache_i`` and go out as ``key_cache_i_out``: bind one buffer to both, and no cache is ever copied. Which beam
 holds each past token is said by ``cache_indirection``, so that beams are reordered by a few integers. Where heads share
-keys and values no kernel knows beams: that input is missing then, and a row continues the buffers of that row.
+keys and values, or see a window, no kernel knows beams: that input is missing then, and a row continues the buffers of
+that row.
 
 ``prefill``: the first ``T`` tokens of each sentence, causal, written into the buffers of all its ``K`` beams; logits at
 ``logit_index``. Also one teacher-forced pass.
@@ -23,7 +24,7 @@ import onnx_ir as ir
 
 from ...runtime.bundle import signature as names
 from .cross_attention import fuse_cross_attention
-from .grouped_attention import grouped_attention, is_grouped
+from .grouped_attention import grouped_attention, needs_grouped
 from .patterns import (
     CONTRIB,
     add_input,
@@ -62,24 +63,26 @@ def step_graph(decoder: ir.Model) -> ir.Model:
     ids.shape = ir.Shape(("rows", 1))
     _count_by_ids(graph, ids)
     _rows_of_one_token(graph, ids)
+    grouped = needs_grouped(graph)
     for layer, node in list(self_attentions(graph)):
-        _attend_in_buffer(graph, layer, node, past_length, beams)
+        _attend_in_buffer(graph, layer, node, past_length, None if grouped else beams)
     replace_uses(_input(graph, names.POSITIONS), past_length)
     # The axis of one token goes before the vocabulary and not after it, where its removal would copy all logits.
     replace_uses(_picked(graph).outputs[0], _emit(graph, "Squeeze", [_states(graph), _axis(graph, 1)]))
     return _without_past(model, ("rows",))
 
 
-def _attend_in_buffer(graph: ir.Graph, layer: int, node: ir.Node, past_length: ir.Value, beams: list[ir.Value]) -> None:
+def _attend_in_buffer(
+    graph: ir.Graph, layer: int, node: ir.Node, past_length: ir.Value, beams: list[ir.Value] | None
+) -> None:
     """Attention over ``Concat(past, new)`` -> one of ONNX Runtime's over the shared buffers.
 
-    DecoderMaskedMultiHeadAttention finds the beams by index; where heads share keys and values, which it cannot, it is
-    GroupQueryAttention.
+    DecoderMaskedMultiHeadAttention finds the beams by index; without ``beams`` it is GroupQueryAttention.
     """
     key_shape = node.inputs[1].shape  # type: ignore[union-attr]
     assert key_shape is not None
     caches = _caches(graph, layer, int(key_shape[1]), int(key_shape[3]))  # type: ignore[arg-type]
-    if is_grouped(node):
+    if beams is None:
         attention = grouped_attention(graph, node, past_length, caches)
     else:
         attention = _masked_attention(graph, node, int(key_shape[1]), past_length, beams, caches)  # type: ignore[arg-type]

@@ -17,14 +17,21 @@ from .bart import BART
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .family import ACTIVATIONS, Facts, Family, Fields
+from .gemma import GEMMA2, GEMMA3
+from .gpt2 import GPT2
 from .llama import LLAMA
 from .marian import MARIAN
+from .mistral import MISTRAL
+from .qwen import QWEN2, QWEN3
 from .roberta import ROBERTA, XLM_ROBERTA
+from .smollm3 import SMOLLM3
 from .t5 import MT5, T5
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART, T5, MT5)
+_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA)
+_DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
+FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, MARIAN, BART, T5, MT5)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

@@ -65,6 +65,10 @@ class Fields:
             return None
         return value
 
+    def nullable(self, name: str, kind: type | tuple[type, ...], default: Any) -> Any:
+        """As :meth:`get`, but ``null`` in the file is ``None``, and only what is absent the ``default``."""
+        return self.get(name, kind, None if name in self._data else default)
+
     def given(self, name: str) -> bool:
         """Whether there is such a field."""
         return self._data.get(name) is not None
@@ -134,9 +138,21 @@ class Facts:
     forced: int | None = None
     stored: frozenset[str] = frozenset()
 
-    def end_id(self, fields: Fields, several: bool = False) -> int:
-        """The one token that ends a text; more are a fault, or with ``several`` the first of them."""
-        given = fields.get("eos_token_id", (int, list), 2) if self.eos is None else self.eos
+    def adds_start(self, fields: Fields, start: int) -> bool:
+        """Whether ``start`` stands before a text of a decoder; anything else before or after it is a fault."""
+        if self.suffix or self.prefix not in ((), (start,)):
+            fields.faults.append(
+                f"the tokenizer puts {self.prefix} before and {self.suffix} after a text, expected bos_token_id "
+                f"({start}) or nothing before, and nothing after"
+            )
+        return bool(self.prefix)
+
+    def end_id(self, fields: Fields, several: bool = False, *, default: int | None = 2) -> int:
+        """The one token that ends a text; more are a fault, or with ``several`` the first of them.
+
+        ``default``: where nothing names it.
+        """
+        given = fields.get("eos_token_id", (int, list), default) if self.eos is None else self.eos
         ends = given if isinstance(given, list) else [given]
         most = MAX_ENDS if several else 1
         if not 1 <= len(ends) <= most or not all(type(end) is int and end >= 0 for end in ends):

@@ -1,4 +1,4 @@
-"""A Llama from a GGUF file as Hugging Face would have written it: a ``config.json``, and tensors by those names.
+"""A Llama or a Qwen from a GGUF file as Hugging Face would have written it: a ``config.json``, and tensors' names.
 
 So that one table of names and fields serves both kinds of checkpoint. Source: the tensor name map of the ``gguf``
 package, and ``LlamaConfig`` of transformers.
@@ -25,10 +25,24 @@ _OF_LAYER = {
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+}
+_FIELDS: dict[str, dict[str, Any]] = {
+    "llama": {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False},
+    # The file does not say which layers have no positions; llama.cpp takes every fourth.
+    "smollm3": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "attention_bias": False,
+        "mlp_bias": False,
+        "no_rope_layer_interval": 4,
+    },
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "attention_bias": False},
 }
 # Llama 3.1 stretches slow frequencies; the file holds the result, and these settings of all such models are tried.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -36,14 +50,14 @@ _LLAMA3_POSITIONS = 8192
 
 
 def config_json(file: GgufFile, parameters: LlamaParameters, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The fields of a ``LlamaForCausalLM``.
+    """The fields of a ``LlamaForCausalLM``, or of what the file's architecture is there.
 
     Raises:
         CheckpointError: the file stretches positions in a way that has no name there.
     """
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **_FIELDS[parameters["architecture"]],
+        "model_type": parameters["architecture"],
         "hidden_act": "silu",
         "hidden_size": parameters["d_model"],
         "intermediate_size": parameters["d_ff"],
@@ -56,8 +70,6 @@ def config_json(file: GgufFile, parameters: LlamaParameters, vocabulary: Vocabul
         "rms_norm_eps": parameters["norm_epsilon"],
         "rope_theta": parameters["rope_theta"],
         "tie_word_embeddings": parameters["tied"],
-        "attention_bias": False,
-        "mlp_bias": False,
     }
     ids = {"bos": vocabulary.start_id, "eos": vocabulary.end_id, "pad": vocabulary.pad_id}
     config |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
@@ -88,7 +100,8 @@ def _rope_scaling(file: GgufFile, parameters: LlamaParameters) -> dict[str, Any]
     factors, scale = parameters["rope_factors"], parameters["rope_scale"]
     if factors is None:
         return None if scale == 1 else {"rope_type": "linear", "factor": scale}
-    original = lookup(file, "llama.rope.scaling.original_context_length", int, _LLAMA3_POSITIONS)
+    key = f"{parameters['architecture']}.rope.scaling.original_context_length"
+    original = lookup(file, key, int, _LLAMA3_POSITIONS)
     settings = {"factor": max(factors), **_LLAMA3, "original_max_position_embeddings": original}
     expected = _llama3_factors(parameters, settings)
     if scale != 1 or original < 1 or not np.allclose(factors, expected, rtol=1e-5, atol=0):

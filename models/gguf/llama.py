@@ -1,15 +1,17 @@
-"""A Llama in a GGUF file: its hyper-parameters, and its weights in the order of rows that PyTorch code expects.
+"""A Llama or a Qwen in a GGUF file: its hyper-parameters, and its weights in the order of rows that PyTorch expects.
 
-llama.cpp rotates neighbouring values of a head (``2j`` and ``2j + 1``, as Su et al. 2021, section 3.4), PyTorch code
-value ``j`` and value ``j + head_dim / 2``. llama.cpp's converter therefore reorders the rows of the query and key
-matrices; here they are put back, exactly, so that positions rotate in halves.
+Of a Llama llama.cpp rotates neighbouring values of a head (``2j`` and ``2j + 1``, as Su et al. 2021, section 3.4),
+PyTorch code value ``j`` and value ``j + head_dim / 2``. llama.cpp's converter therefore reorders the rows of the query
+and key matrices; here they are put back, exactly, so that positions rotate in halves. Of a Qwen both rotate in halves.
 
-Source: ``LlamaModel.permute`` in the converter of llama.cpp, and ``docs/gguf.md`` of ggml, section "LLM".
+Source: ``LlamaModel.permute`` in the converter of llama.cpp, ``llama_model_rope_type`` in ``llama-model.cpp`` there,
+and ``docs/gguf.md`` of ggml, section "LLM".
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -18,9 +20,27 @@ from numpy.typing import NDArray
 from .metadata import lookup, refuse
 from .reader import GgufFile
 
-ARCHITECTURE = "llama"
 
-# Keys under "llama." that are read below, and those that change nothing that is computed.
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What one of them has besides a Llama's matrices: ``biases`` of parts of a layer, norms of heads.
+
+    ``neighbours``: rows of queries and keys lie so that neighbouring values of a head rotate.
+    """
+
+    neighbours: bool = False
+    biases: tuple[str, ...] = ()
+    head_norms: bool = False
+
+
+ARCHITECTURES = {
+    "llama": Architecture(neighbours=True),
+    "smollm3": Architecture(neighbours=True),
+    "qwen2": Architecture(biases=("attn_q", "attn_k", "attn_v")),
+    "qwen3": Architecture(head_norms=True),
+}
+
+# Keys under the architecture's name that are read below, and those that change nothing that is computed.
 _READ = {
     "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
     "attention.value_length", "block_count", "context_length", "embedding_length", "feed_forward_length",
@@ -31,9 +51,10 @@ _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 class LlamaParameters(TypedDict):
-    """The hyper-parameters of a Llama (Touvron et al. 2023). ``rope_scale`` divides every position (1: no scaling);
-    ``rope_factors`` divide the frequencies one by one (Llama 3.1), ``None`` where there are none."""
+    """The hyper-parameters of a Llama (Touvron et al. 2023) or a Qwen. ``rope_scale`` divides every position (1: no
+    scaling); ``rope_factors`` divide the frequencies one by one (Llama 3.1), ``None`` where there are none."""
 
+    architecture: str
     n_layers: int
     d_model: int
     n_heads: int
@@ -57,12 +78,14 @@ def llama_parameters(file: GgufFile) -> LlamaParameters:
             may change what is computed; a tensor is missing, unexpected or of another shape.
     """
     architecture = lookup(file, "general.architecture", str)
-    if architecture != ARCHITECTURE:
-        refuse(file, f"is a checkpoint of architecture {architecture!r}, expected {ARCHITECTURE!r}")
+    if architecture not in ARCHITECTURES:
+        known = " or ".join(map(repr, ARCHITECTURES))
+        refuse(file, f"is a checkpoint of architecture {architecture!r}, expected {known}")
     _known_keys_only(file)
     heads, width = _size(file, "attention.head_count"), _size(file, "embedding_length")
     head_dim = _head_dim(file, width, heads)
     found = LlamaParameters(
+        architecture=architecture,
         n_layers=_size(file, "block_count"),
         d_model=width,
         n_heads=heads,
@@ -84,12 +107,13 @@ def llama_parameters(file: GgufFile) -> LlamaParameters:
 
 
 def tensor_shapes(parameters: LlamaParameters) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a Llama has, by its GGUF name, with its shape."""
+    """Every tensor that there is, by its GGUF name, with its shape."""
+    kind = ARCHITECTURES[parameters["architecture"]]
     d_model, d_ff, head_dim = parameters["d_model"], parameters["d_ff"], parameters["head_dim"]
     queries, keys = parameters["n_heads"] * head_dim, parameters["n_kv_heads"] * head_dim
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (parameters["vocab_size"], d_model)}
     for layer in range(parameters["n_layers"]):
-        of_layer = {
+        of_layer: dict[str, tuple[int, ...]] = {
             "attn_norm": (d_model,),
             "attn_q": (queries, d_model),
             "attn_k": (keys, d_model),
@@ -100,7 +124,10 @@ def tensor_shapes(parameters: LlamaParameters) -> dict[str, tuple[int, ...]]:
             "ffn_up": (d_ff, d_model),
             "ffn_down": (d_model, d_ff),
         }
+        if kind.head_norms:
+            of_layer |= {"attn_q_norm": (head_dim,), "attn_k_norm": (head_dim,)}
         shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in of_layer.items()}
+        shapes |= {f"blk.{layer}.{name}.bias": of_layer[name][:1] for name in kind.biases}
     shapes["output_norm.weight"] = (d_model,)
     if not parameters["tied"]:
         shapes["output.weight"] = (parameters["vocab_size"], d_model)
@@ -126,7 +153,7 @@ def halves(n_heads: int, head_dim: int) -> NDArray[np.intp]:
 
 
 def _row_order(parameters: LlamaParameters, name: str) -> NDArray[np.intp] | slice:
-    layer = _LAYER.fullmatch(name)
+    layer = _LAYER.fullmatch(name) if ARCHITECTURES[parameters["architecture"]].neighbours else None
     heads = {"attn_q.weight": parameters["n_heads"], "attn_k.weight": parameters["n_kv_heads"]}
     if layer and layer[2] in heads:
         return halves(heads[layer[2]], parameters["head_dim"])
@@ -134,35 +161,44 @@ def _row_order(parameters: LlamaParameters, name: str) -> NDArray[np.intp] | sli
 
 
 def _known_keys_only(file: GgufFile) -> None:
-    own = {key.removeprefix("llama.") for key in file.metadata if key.startswith("llama.")}
+    prefix = _key(file, "")
+    own = {key.removeprefix(prefix) for key in file.metadata if key.startswith(prefix)}
     unknown = sorted(own - _READ - _WITHOUT_EFFECT)
     if unknown:
-        refuse(file, f"has llama keys {unknown}, which may change the mathematics; known: {sorted(_READ)}")
+        refuse(file, f"has {prefix[:-1]} keys {unknown}, which may change the mathematics; known: {sorted(_READ)}")
+
+
+def _key(file: GgufFile, key: str) -> str:
+    """A key under the architecture's name."""
+    return f"{lookup(file, 'general.architecture', str)}.{key}"
 
 
 def _size(file: GgufFile, key: str, default: int = 0) -> int:
     """A size: present, or ``default`` where that is positive."""
-    value = lookup(file, f"llama.{key}", int, default) if default else lookup(file, f"llama.{key}", int)
+    key = _key(file, key)
+    value = lookup(file, key, int, default) if default else lookup(file, key, int)
     if not 0 < value < 1 << 31:
-        refuse(file, f"metadata 'llama.{key}' is {value}, expected a size from 1 to {(1 << 31) - 1}")
+        refuse(file, f"metadata {key!r} is {value}, expected a size from 1 to {(1 << 31) - 1}")
     return value
 
 
 def _positive(file: GgufFile, key: str, default: float = 0.0) -> float:
-    value = lookup(file, f"llama.{key}", float, default) if default else lookup(file, f"llama.{key}", float)
+    key = _key(file, key)
+    value = lookup(file, key, float, default) if default else lookup(file, key, float)
     if not 0 < value < float("inf"):
-        refuse(file, f"metadata 'llama.{key}' is {value}, expected a positive number")
+        refuse(file, f"metadata {key!r} is {value}, expected a positive number")
     return value
 
 
 def _head_dim(file: GgufFile, d_model: int, n_heads: int) -> int:
     """Width of a head, which must be even and rotate as a whole."""
-    if "llama.attention.key_length" not in file.metadata and d_model % n_heads:
+    if _key(file, "attention.key_length") not in file.metadata and d_model % n_heads:
         refuse(file, f"d_model ({d_model}) must be a multiple of n_heads ({n_heads})")
     head_dim = _size(file, "attention.key_length", max(d_model // n_heads, 1))
     for key in ("attention.value_length", "rope.dimension_count"):
         if _size(file, key, head_dim) != head_dim:
-            refuse(file, f"metadata 'llama.{key}' is {file.metadata[f'llama.{key}']}, expected head_dim, {head_dim}")
+            key = _key(file, key)
+            refuse(file, f"metadata {key!r} is {file.metadata[key]}, expected head_dim, {head_dim}")
     if head_dim % 2:
         refuse(file, f"head_dim ({head_dim}) must be even: positions rotate pairs of values")
     return head_dim
@@ -172,14 +208,16 @@ def _vocab_size(file: GgufFile) -> int:
     """As many tokens as the embedding has rows; a number beside it must say the same."""
     rows = file.info("token_embd.weight").shape[0]
     if _size(file, "vocab_size", rows) != rows:
-        refuse(file, f"metadata 'llama.vocab_size' is {file.metadata['llama.vocab_size']}, the embedding has {rows}")
+        key = _key(file, "vocab_size")
+        refuse(file, f"metadata {key!r} is {file.metadata[key]}, the embedding has {rows}")
     return rows
 
 
 def _rope_scale(file: GgufFile) -> float:
-    kind = lookup(file, "llama.rope.scaling.type", str, "none")
+    key = _key(file, "rope.scaling.type")
+    kind = lookup(file, key, str, "none")
     if kind not in ("none", "linear"):
-        refuse(file, f"metadata 'llama.rope.scaling.type' is {kind!r}, expected 'none' or 'linear'")
+        refuse(file, f"metadata {key!r} is {kind!r}, expected 'none' or 'linear'")
     return _positive(file, "rope.scaling.factor", 1.0) if kind == "linear" else 1.0
 
 

@@ -75,7 +75,7 @@ class StackSpec:
     d_model: _Size
     n_heads: Annotated[int, Between(1, 1024)]
     d_ff: _Size
-    norm_place: Literal["post", "pre"]
+    norm_place: Literal["post", "pre", "sandwich"]
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"]
     norm_epsilon: Annotated[float, Between(1e-12, 1.0)]
     norm: Literal["layer", "rms"] = field(default="layer", metadata=LATER)
@@ -205,8 +205,9 @@ class ModelSpec:
 
 REFERENCE_ONLY = frozenset(
     {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
-    | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform"}
+    | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform", "window_rope", "logit_cap"}
     | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
+    | {"attention_output_bias", "window", "windowed_layers", "query_key_norm", "unturned_layers", "attention_cap"}
 )
 
 

@@ -29,6 +29,7 @@ from edgewise.runtime.options import DecodingOptions, Sampling
 from edgewise.runtime.results import TokenHypothesis
 from edgewise.runtime.tokenizer import Tokenizer
 
+from ..families.decoders import gemma2_folder
 from ..families.folders import llama_folder
 from ..open_model import open_files, open_model, write_variant
 from ..runtime.torch_engine import TorchEngine
@@ -46,6 +47,7 @@ NETWORKS: dict[str, Callable[[Path], Transformer]] = {
     "rotary, a key a head": lambda folder: (
         open_checkpoint(llama_folder(folder, seed=3, num_key_value_heads=4, hidden_size=40, attention_bias=True)).model
     ),
+    "windows, caps": lambda folder: open_checkpoint(gemma2_folder(folder)).model,
 }
 KERNELS: list[Kernel] = [k for p in ("fp32", "int8") for k in SCHEMES[p].kernels["cpu"]] + ["int4-blocks"]
 BLOCKS = ("int8-blocks", "int4-blocks")

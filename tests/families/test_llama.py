@@ -288,8 +288,8 @@ def copy(folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not written here"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "expected 'default' or 'linear' or 'llama3'"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type 'longrope' is not written here"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "expected 'default' or 'linear' or 'dynamic' or 'llama3' or"),
         ({"rope_parameters": {"rope_type": ["x"]}}, r"rope type \['x'\] is not written here"),
         ({"rope_parameters": {"rope_type": "linear"}}, r"rope type 'linear' has \[\], expected \['factor'\]"),
         (
@@ -305,7 +305,7 @@ def copy(folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]
             {"rope_scaling": {"type": "linear", "factor": 2.0}},
             "rope_parameters stand beside rope_theta or rope_scaling",
         ),
-        ({"head_dim": 32}, "head_dim is 32, expected 16"),
+        ({"head_dim": "32"}, "head_dim is '32', expected int"),
         ({"rope_interleaved": True}, "rope_interleaved is True, expected False"),
         ({"num_key_value_heads": 3}, r"n_heads \(4\) must be a multiple of n_kv_heads \(3\)"),
         ({"sliding_window": 8}, r"sliding_window \(8\) is not understood"),

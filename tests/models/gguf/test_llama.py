@@ -52,6 +52,7 @@ def test_the_comparison_sees_the_order_of_rows() -> None:
 
 def test_parameters() -> None:
     expected: LlamaParameters = {
+        "architecture": "llama",
         "n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "d_ff": 48, "vocab_size": 40,
         "max_positions": 64, "norm_epsilon": float(np.float32(1e-5)), "rope_theta": 5000.0, "rope_scale": 1.0,
         "rope_factors": None, "tied": False,
@@ -94,7 +95,10 @@ def test_halves() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"general__architecture": (raw.STRING, "qwen2")}, "of architecture 'qwen2', expected 'llama'"),
+    "architecture": (
+        {"general__architecture": (raw.STRING, "gemma2")},
+        "of architecture 'gemma2', expected 'llama' or 'smollm3' or 'qwen2' or 'qwen3'",
+    ),
     "missing": ({"llama__block_count": None}, "has no metadata 'llama.block_count', expected int"),
     "type": ({"llama__block_count": (raw.F32, 2.0)}, "metadata 'llama.block_count' is 2.0, expected int"),
     "truth": ({"llama__block_count": (raw.BOOL, True)}, "metadata 'llama.block_count' is True, expected int"),

@@ -55,6 +55,7 @@ def encode(tokenizer: Tokenizer, line: str, special: bool = False) -> list[int]:
 
 def test_parameters(file: GgufFile) -> None:
     assert llama_parameters(file) == {
+        "architecture": "llama",
         "n_layers": 30, "d_model": 576, "n_heads": 9, "n_kv_heads": 3, "head_dim": 64, "d_ff": 1536,
         "vocab_size": 49152, "max_positions": 8192, "norm_epsilon": float(np.float32(1e-5)), "rope_theta": 100_000.0,
         "rope_scale": 1.0, "rope_factors": None, "tied": True,

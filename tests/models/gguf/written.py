@@ -47,10 +47,13 @@ def write_llama(
     return path
 
 
-def library_llama(path: Path) -> Any:
-    """The network as ``transformers`` reads it, in float32."""
-    config = transformers.LlamaConfig(**load_gguf_checkpoint(str(path))["config"])
-    model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+def library_llama(path: Path, kind: str = "Llama", **fields: Any) -> Any:
+    """The network as ``transformers`` reads it, in float32.
+
+    ``kind`` begins the names of its classes; ``fields`` of its configuration that it does not find in the file.
+    """
+    config = getattr(transformers, f"{kind}Config")(**load_gguf_checkpoint(str(path))["config"], **fields)
+    model = getattr(transformers, f"{kind}ForCausalLM")._from_config(config, attn_implementation="eager")
     read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     left = model.load_state_dict(read, strict=False)
     assert not left.unexpected_keys

@@ -1,0 +1,96 @@
+"""Rotary positions as Hugging Face's configurations write them.
+
+Reference: ``transformers/modeling_rope_utils.py`` of transformers 5.24.0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..config import RopeConfig
+from .family import Fields
+
+_ORIGINAL = "original_max_position_embeddings"
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL),
+    "yarn": ("factor",),
+}
+_OPTIONAL: dict[str, tuple[str, ...]] = {
+    "yarn": (_ORIGINAL, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+}
+
+
+def rope_of(fields: Fields, theta: float = 10000.0) -> Callable[[], RopeConfig]:
+    """What makes the :class:`RopeConfig`, from ``rope_parameters`` or the older ``rope_theta`` and ``rope_scaling``.
+
+    ``theta``: that of the family, where the file names none.
+    """
+    newer, older = fields.get("rope_parameters", dict, {}), fields.get("rope_scaling", dict, {})
+    stated = fields.get("rope_theta", (int, float), None)
+    if newer and (older or stated is not None):
+        fields.faults.append("rope_parameters stand beside rope_theta or rope_scaling, which they replace")
+    return rope_from(fields, newer or older or {}, theta if stated is None else stated)
+
+
+def rope_from(fields: Fields, parameters: Mapping[str, Any], theta: Any) -> Callable[[], RopeConfig]:
+    """What makes the :class:`RopeConfig` of one object of parameters; ``theta`` where it names none."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
+    given.pop("type", None)  # older files say it twice
+    theta = _number("rope_theta", given.pop("rope_theta", theta))
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        fields.faults.append(f"rope type {kind!r} is not written here, expected {' or '.join(map(repr, _NEEDED))}")
+        return RopeConfig
+    needed, optional = set(_NEEDED[kind]), set(_OPTIONAL.get(kind, ()))
+    if not needed <= given.keys() <= needed | optional:
+        also = f", and perhaps {sorted(optional)}" if optional else ""
+        fields.faults.append(f"rope type {kind!r} has {sorted(given)}, expected {sorted(needed)}{also}")
+        return RopeConfig
+    values = {name: _number(name, value) for name, value in given.items()}
+    if _ORIGINAL in values:
+        values["original_positions"] = values.pop(_ORIGINAL)
+    if kind == "dynamic":
+        return lambda: _dynamic(theta, values["factor"])
+    if kind == "yarn":
+        values.setdefault("original_positions", fields.get("max_position_embeddings", int))
+        values = _with_attention_factor(fields, values)
+    return lambda: RopeConfig(theta=theta, scaling="none" if kind == "default" else kind, **values)  # type: ignore[arg-type]
+
+
+def _dynamic(theta: Any, factor: Any) -> RopeConfig:
+    """Frequencies change beyond ``max_position_embeddings``, where nothing is read here; within, they are plain.
+
+    Raises:
+        ConfigError: the factor is none.
+    """
+    return replace(RopeConfig(theta=theta, scaling="linear", factor=factor), scaling="none", factor=1.0)
+
+
+def _with_attention_factor(fields: Fields, values: dict[str, Any]) -> dict[str, Any]:
+    """As stated, or as Peng et al. 2023, section 3.4, recommend, or as DeepSeek's two numbers say."""
+    scales = {name: values.pop(name, None) for name in ("mscale", "mscale_all_dim")}
+    for name, value in scales.items():
+        if value is not None and not (isinstance(value, float) and 0 < value < math.inf):
+            fields.faults.append(f"{name} is {value!r}, expected a positive number")
+    factor = values["factor"]
+    if "attention_factor" in values or fields.faults or not isinstance(factor, float) or not 1 < factor < math.inf:
+        return values
+    above, below = (1.0, 0.0) if None in scales.values() else scales.values()
+    return {**values, "attention_factor": _scale(above, factor) / _scale(below, factor)}
+
+
+def _scale(strength: float, factor: float) -> float:
+    return 0.1 * strength * math.log(factor) + 1
+
+
+def _number(name: str, value: Any) -> Any:
+    """JSON writes 8.0 as 8 at times, and a length never as a float."""
+    if not isinstance(value, int) or isinstance(value, bool) or name == _ORIGINAL:
+        return value
+    return float(value) if abs(value) < 2**63 else math.inf  # refused like any other that is not finite

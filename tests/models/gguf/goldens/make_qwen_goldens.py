@@ -1,0 +1,28 @@
+"""Logits of small Qwens and SmolLM3s by llama.cpp, in float32. Run as ``make_goldens`` is, without its arguments."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ..qwen import HEAD_DIM, IDS, write_qwen
+from .make_goldens import logits, write
+
+EVERY = 29  # token; that is enough, and a small file
+
+
+def main() -> None:
+    found = {}
+    for architecture in HEAD_DIM:
+        for tied in (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                path = write_qwen(Path(folder) / "tiny.gguf", architecture, tied=tied)
+                rows = np.array(list(logits(path, IDS)))
+            found[f"{architecture}, {'tied' if tied else 'untied'}"] = np.round(rows[:, ::EVERY], 5).tolist()
+    write("tiny_qwen.json", {"ids": IDS, "every": EVERY, "logits": found})
+
+
+if __name__ == "__main__":
+    main()
