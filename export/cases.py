@@ -34,6 +34,7 @@ from ..runtime.bundle.cases import (
 )
 from ..runtime.bundle.manifest import ModelSpec, Task
 from .effort import FEWEST_STEPS, MOST_STEPS, Effort, ordinary
+from .languages import directed, directions
 from .probes import EXTRA_TOKENS, LONGEST, ORDINARY, SWEEP_NEW_TOKENS, SWEEP_TOKENS, Codec, Probe, probes
 
 BEAM_SIZE = 5
@@ -117,7 +118,7 @@ class _Recorder:
     def __init__(self, checkpoint: Checkpoint, codec: Codec, max_context: int) -> None:
         self.model, self.config = checkpoint.model, checkpoint.model.config
         self.spec = ModelSpec.from_json(self.config.to_json())
-        self.codec, self.max_context = codec, max_context
+        self.codec, self.max_context, self.directions = codec, max_context, directions(self.spec)
         self.steps, self.to_the_end, self.cached = MOST_STEPS, True, False
         has_vocabulary = self.config.head == "vocabulary"
         self.logit_ids = spread_ids(self.config.vocab_size, self.config.end_id) if has_vocabulary else ()
@@ -147,14 +148,19 @@ class _Recorder:
     def decoded(self, probe: Probe) -> Iterator[Case]:
         """Greedy and beam search from a source, or with a decoder alone from a prompt."""
         ids = self._text_ids(probe.text)
-        input_ids = self.spec.source(ids) if self.model.encoder else self.spec.prompt(ids)
+        source, target = next(self.directions)
+        spec = self.spec.directed(source, target)
+        input_ids = spec.source(ids) if self.model.encoder else spec.prompt(ids)
         limit = self._limit(probe, len(input_ids))
-        greedy, beam = self._searched(input_ids, limit)
+        with directed(self.model, spec):
+            greedy, beam = self._searched(input_ids, limit)
         prompt = () if self.model.encoder else input_ids
         yield Case(
             name=probe.name,
             text=probe.text,
             input_ids=input_ids,
+            source_language=source,
+            target_language=target,
             max_new_tokens=limit,
             greedy=self._greedy(greedy, prompt),
             beam=self._beam(beam, prompt),
@@ -265,7 +271,7 @@ class _Recorder:
 
     def _limit(self, probe: Probe, length: int) -> int:
         """At most the runtime's default: ``EXTRA_TOKENS`` more than the input, within the context."""
-        prompt = len(self.config.decoder_prompt) if self.model.encoder else length
+        prompt = self.spec.prompt_length if self.model.encoder else length
         longest = self.max_context if self.to_the_end else min(FEWEST_STEPS, self.steps)
         most = SWEEP_NEW_TOKENS if probe.short else longest if probe.name == LONGEST else self.steps
         return min(most, length + EXTRA_TOKENS, self.max_context, self.max_context + 1 - prompt)

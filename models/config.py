@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
+from .languages import LanguageConfig
 
 NormPlace = Literal["post", "pre"]
 Norm = Literal["layer", "rms"]
@@ -149,7 +150,10 @@ class ModelConfig:
     ``embedding_norm``    a LayerNorm on the embeddings, with the encoder's epsilon
     ``decoder_embeddings`` the decoder has learned positions and an embedding norm of its own (Lewis et al. 2020, BART)
     ``source_start_id``   stands before the text that an encoder beside a decoder reads
+    ``source_last_id``    stands after the end token of such a text
     ``forced_id``         what a decoder beside an encoder reads after ``start_id``, before the first token of a result
+    ``languages``         those that are chosen text by text: each text has its own of these three ids, or of
+                          ``start_id``, as :class:`~edgewise.models.languages.LanguageConfig` says
     ``tied``              the output projection is the embedding's matrix (section 3.4)
     ``output_bias``       a bias for every token of the vocabulary
     ``pooling``           heads ``embedding`` and ``classes``: ``mean`` of the states or the ``first`` one (Reimers and
@@ -185,7 +189,9 @@ class ModelConfig:
     embedding_norm: bool = False
     decoder_embeddings: bool = False
     source_start_id: int | None = None
+    source_last_id: int | None = None
     forced_id: int | None = None
+    languages: LanguageConfig | None = None
     tied: bool = True
     output_bias: bool = True
     pooling: Pooling | None = None
@@ -210,7 +216,7 @@ class ModelConfig:
                 f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})",
             )
         _check_size(self, "max_positions", MOST_ROWS)
-        for name in ("pad_id", "start_id", "end_id", "mask_id", "source_start_id", "forced_id"):
+        for name in ("pad_id", "start_id", "end_id", "mask_id", *_AROUND):
             value = getattr(self, name)
             _require(
                 value is None or 0 <= value < self.vocab_size,
@@ -234,9 +240,10 @@ class ModelConfig:
                 f"head_dim ({self.decoder.head_dim}) must be even: rotary positions turn pairs",
             )
         both = self.architecture == "encoder-decoder"
-        for name in ("source_start_id", "forced_id"):
+        for name in _AROUND:
             value = getattr(self, name)
             _require(value is None or both, f"{name} ({value}) belongs to an encoder-decoder, not to one stack alone")
+        self._check_languages(both)
         _require(
             not self.decoder_embeddings or (both and self.positions == "learned"),
             f"decoder_embeddings belong to an encoder-decoder with learned positions, not to {self.architecture} with "
@@ -249,6 +256,22 @@ class ModelConfig:
             self.encoder is not None or not (self.token_types or self.embedding_norm),
             "token_types and embedding_norm belong to a model with an encoder",
         )
+
+    def _check_languages(self, both: bool) -> None:
+        languages = self.languages
+        if languages is None:
+            return
+        _require(both, "languages belong to an encoder-decoder, not to one stack alone")
+        for code, token in languages.tokens.items():
+            _require(
+                0 <= token < self.vocab_size,
+                f"the token of language {code!r} ({token}) must be a token id below vocab_size ({self.vocab_size})",
+            )
+        places = {"before": "source_start_id", "source": "source_start_id", "after": "source_last_id"}
+        places["forced"] = "forced_id"
+        for place in (languages.source, languages.target):
+            taken = getattr(self, places[place], None) if place in places else None
+            _require(taken is None, f"{places.get(place or '')} ({taken}) stands where a language's token does")
 
     def _check_head(self) -> None:
         self._check_output()
@@ -339,13 +362,17 @@ class ModelConfig:
     def from_json(cls, data: Any) -> ModelConfig:
         """Read what :meth:`to_json` wrote; unknown, missing or mistyped fields raise :class:`ConfigError`."""
         fields = dict(_fields_of(cls, data))
-        for name, kind in (("encoder", StackConfig), ("decoder", StackConfig), ("rope", RopeConfig)):
+        for name, kind in _NESTED:
             if fields.get(name) is not None:
                 fields[name] = kind(**_fields_of(kind, fields[name]))
         for name in ("class_names", "pair_between"):
             if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
         return cls(**fields)
+
+
+_AROUND = ("source_start_id", "source_last_id", "forced_id")
+_NESTED = (("encoder", StackConfig), ("decoder", StackConfig), ("rope", RopeConfig), ("languages", LanguageConfig))
 
 
 def _fields_of(cls: type, data: Any) -> dict[str, Any]:
@@ -378,7 +405,7 @@ def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
         elif kind is float:
             ok = isinstance(value, float) and 0 < value < math.inf
             _require(ok, f"{name} ({value!r}) must be a positive number")
-        elif kind in (StackConfig, RopeConfig):
+        elif kind in (StackConfig, RopeConfig, LanguageConfig):
             _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
         elif int in get_args(kind):
             ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)

@@ -21,26 +21,38 @@ EXTRA_TOKENS = 50
 class Prepared:
     """The tokens of one text with their specials; ``truncated`` says that the text had more.
 
-    ``second_from``: where the second text of a pair begins, with its segment.
+    ``second_from``: where the second text of a pair begins, with its segment. ``prompt``: what a decoder beside an
+    encoder reads before the first token of a result; nothing: what the model says.
     """
 
     ids: tuple[int, ...]
     truncated: bool = False
     second_from: int | None = None
+    prompt: tuple[int, ...] = ()
 
 
-def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str) -> Prepared:
+def prepare_source(
+    tokenizer: Tokenizer,
+    manifest: Manifest,
+    text: str,
+    overflow: Overflow,
+    name: str,
+    model: ModelSpec | None = None,
+) -> Prepared:
     """Text and special tokens, for an encoder. A text beyond the context is refused, or loses its end.
+
+    ``model``: what that of the ``manifest`` is for the languages that were chosen.
 
     Raises:
         ContextLengthError: too long, and ``overflow`` is ``error``.
     """
-    ids, model = tokenizer.encode(text, name), manifest.model
+    ids, model = tokenizer.encode(text, name), model or manifest.model
     specials = len(model.source(()))
     room = manifest.max_context - specials
     if len(ids) > room and overflow == "error":
         raise too_long(name, len(ids) + specials, manifest.max_context)
-    return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room)
+    prompt = model.decoder_prompt if model.decoder else ()
+    return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room, prompt=prompt)
 
 
 def prepare_pair(
@@ -117,7 +129,7 @@ def new_token_limit(manifest: Manifest, source_tokens: int, options: DecodingOpt
         ContextLengthError: ``options.max_new_tokens``, or without it ``options.min_new_tokens``, is more than fits, and
             ``options.overflow`` is ``error``.
     """
-    prompt = len(manifest.model.decoder_prompt) if manifest.model.encoder else source_tokens
+    prompt = manifest.model.prompt_length if manifest.model.encoder else source_tokens
     room = manifest.max_context + 1 - prompt
     option = "min_new_tokens" if options.max_new_tokens is None else "max_new_tokens"
     asked: int = getattr(options, option)
@@ -194,7 +206,7 @@ def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:
         ContextLengthError: too long.
     """
     model = manifest.model
-    tokens = len(ids) + (len(model.decoder_prompt) if model.encoder else int(model.starts_text))
+    tokens = len(ids) + (model.prompt_length if model.encoder else int(model.starts_text))
     if tokens > manifest.max_context:
         raise ContextLengthError(
             f"{name} has {tokens} tokens, more than the {manifest.max_context} this model reads: shorten it"

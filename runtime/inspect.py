@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .bundle import Bundle
+from .bundle.languages import LanguageSpec
 from .bundle.manifest import StackSpec, Variant
 
 
@@ -84,6 +85,8 @@ def _model(bundle: Bundle) -> Iterator[str]:
         yield f"  vectors of {model.encoder.d_model} numbers: {pooled}{', normalized' if model.normalize else ''}"
     if model.class_names:
         yield f"  classes: {', '.join(model.class_names)}"
+    if model.languages:
+        yield from _languages(model.languages)
     if bundle.manifest.alignment_layer is not None:
         yield f"  alignments: mean over the heads of decoder layer {bundle.manifest.alignment_layer}, counted from 0"
     if generation:
@@ -92,6 +95,15 @@ def _model(bundle: Bundle) -> Iterator[str]:
             f"  decoding by default: beam {generation.beam_size}, length penalty {generation.length_penalty:g}, "
             f"at most {most} tokens"
         )
+
+
+def _languages(languages: LanguageSpec) -> Iterator[str]:
+    """All codes, and which are chosen where nobody chooses."""
+    yield f"  {len(languages.tokens)} languages: {', '.join(languages.tokens)}"
+    needed = "has to be chosen"
+    source = languages.default_source or (needed if languages.source else "is not asked for")
+    target = languages.default_target or (needed if languages.target != "source" else "none")
+    yield f"  languages by default: source {source}, target {target}"
 
 
 def _stack(stack: StackSpec) -> str:

@@ -151,7 +151,8 @@ class Case:
 
     ``input_ids`` are what the network was given, special tokens included: a source with its end token, a prompt with
     its start token. ``text`` is ``None`` where no text gives these ids; ``pair`` is the second text of a pair, whose
-    segment begins at ``second_from`` of the ids. ``max_new_tokens`` bounded both searches.
+    segment begins at ``second_from`` of the ids. ``max_new_tokens`` bounded both searches. ``source_language``,
+    ``target_language``: those of the text and of its translation where the model takes them from a request.
     """
 
     name: Annotated[str, Text(64, r"[a-z0-9][a-z0-9-]*")]
@@ -166,6 +167,16 @@ class Case:
     token_scores: Annotated[tuple[TokenScores, ...], Length(1, 65_536)] | None = field(default=None, metadata=LATER)
     pair: Annotated[str, Text(1_000_000)] | None = field(default=None, metadata=LATER)
     second_from: Annotated[int, Between(0, 65_535)] | None = field(default=None, metadata=LATER)
+    source_language: Annotated[str, Text(64)] | None = field(default=None, metadata=LATER)
+    target_language: Annotated[str, Text(64)] | None = field(default=None, metadata=LATER)
+
+    def directed(self, model: ModelSpec) -> ModelSpec:
+        """What ``model`` is for the languages of this case."""
+        return model.directed(self.source_language, self.target_language)
+
+    def prompt(self, model: ModelSpec) -> tuple[int, ...]:
+        """What the decoder of ``model`` reads before the first token of a result."""
+        return self.directed(model).decoder_prompt if model.encoder else self.input_ids
 
     def __post_init__(self) -> None:
         for kind, places in (("masked", self.masked), ("token_scores", self.token_scores)):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ...errors import BundleFormatError
 from . import signature
+from .languages import LanguageSpec
 from .schema import (
     LATER,
     Between,
@@ -126,6 +127,8 @@ class ModelSpec:
     second_segment: Annotated[int, Between(0, 2**24)] = field(default=0, metadata=LATER)
     source_start_id: _Token | None = field(default=None, metadata=LATER)
     forced_id: _Token | None = field(default=None, metadata=LATER)
+    source_last_id: _Token | None = field(default=None, metadata=LATER)
+    languages: LanguageSpec | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._contradictions())
@@ -143,13 +146,28 @@ class ModelSpec:
             yield "a model needs an encoder, a decoder, or both"
         if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:
             yield f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})"
-        if (self.encoder is None or self.decoder is None) and (self.source_start_id, self.forced_id) != (None, None):
-            yield "source_start_id and forced_id belong to an encoder beside a decoder"
-        for name in ("pad_id", "start_id", "end_id", "mask_id", "source_start_id", "forced_id"):
+        around = ("source_start_id", "source_last_id", "forced_id")
+        if (self.encoder is None or self.decoder is None) and any(getattr(self, n) is not None for n in around):
+            yield "source_start_id, source_last_id and forced_id belong to an encoder beside a decoder"
+        for name in ("pad_id", "start_id", "end_id", "mask_id", *around):
             value = getattr(self, name)
             if value is not None and value >= self.vocab_size:
                 yield f"{name} ({value}) must be below vocab_size ({self.vocab_size})"
         yield from self._class_contradictions()
+        yield from self._language_contradictions()
+
+    def _language_contradictions(self) -> Iterator[str]:
+        languages = self.languages
+        if languages is None:
+            return
+        if self.encoder is None or self.decoder is None:
+            yield "languages belong to an encoder beside a decoder"
+        if beyond := [code for code, token in languages.tokens.items() if token >= self.vocab_size]:
+            yield f"the token of language {beyond[0]!r} must be below vocab_size ({self.vocab_size})"
+        some = next(iter(languages.tokens))
+        taken = [n for n in languages.ids(some, some) if n != "start_id" and getattr(self, n) is not None]
+        if taken:
+            yield f"{taken[0]} ({getattr(self, taken[0])}) stands where a language's token does"
 
     def _class_contradictions(self) -> Iterator[str]:
         distinct = len(set(self.class_names))
@@ -175,10 +193,27 @@ class ModelSpec:
         """What a decoder beside an encoder reads before the first token of a result."""
         return (self.start_id,) if self.forced_id is None else (self.start_id, self.forced_id)
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of :attr:`decoder_prompt`, with that of a language where one is chosen."""
+        chosen = self.languages is not None and self.languages.target == "forced"
+        return len(self.decoder_prompt) + int(chosen)
+
+    def directed(self, source: str | None, target: str | None) -> ModelSpec:
+        """What this is for a text in language ``source`` and its translation into ``target``, both of its languages.
+
+        ``None``: no token of that language stands anywhere.
+        """
+        if self.languages is None:
+            return self
+        ids: dict[str, Any] = self.languages.ids(source, target)
+        return replace(self, languages=None, **ids)
+
     def source(self, ids: Sequence[int]) -> tuple[int, ...]:
         """What an encoder reads of a text's ``ids``."""
         start = self.start_id if self.starts_text else self.source_start_id
-        return (*ids, self.end_id) if start is None else (start, *ids, self.end_id)
+        before = () if start is None else (start,)
+        return (*before, *ids, self.end_id, *(() if self.source_last_id is None else (self.source_last_id,)))
 
     def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
         """What an encoder reads of two texts' ids; where the second begins, :meth:`second_from` says."""
