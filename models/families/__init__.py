@@ -18,12 +18,14 @@ from .bert import BERT
 from .distilbert import DISTILBERT
 from .family import ACTIVATIONS, Facts, Family, Fields
 from .llama import LLAMA
+from .m2m100 import M2M100
 from .marian import MARIAN
+from .mbart import MBART
 from .roberta import ROBERTA, XLM_ROBERTA
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART)
+FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART, MBART, M2M100)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

@@ -57,7 +57,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     family = family_of(config, str(folder / CONFIG), others)
     made = family.tokenizer(folder, config)
     tokenizer = _tokenizer(folder, made)
-    facts = _facts(folder, config, tokenizer)
+    facts = _facts(folder, config, tokenizer, family)
     files = weight_files(folder)
     tensors = _tensors(files)
     model = build(family, config, tensors, facts, str(folder))
@@ -142,7 +142,7 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
     return found
 
 
-def _facts(folder: Path, config: dict[str, Any], tokenizer: Any) -> Facts:
+def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family) -> Facts:
     prefix, suffix = special_tokens(folder, tokenizer)
     between, second_type = _between_pairs(tokenizer, prefix, suffix)
     generation = _optional(folder / GENERATION_CONFIG)
@@ -155,6 +155,7 @@ def _facts(folder: Path, config: dict[str, Any], tokenizer: Any) -> Facts:
         eos=generation.get("eos_token_id"),
         suppressed=_suppressed(folder, config, generation),
         forced=_forced(folder, generation),
+        languages=family.languages(folder, config, tokenizer, (prefix, suffix)),
     )
     sentences = read_sentences(folder)
     if sentences is None:
