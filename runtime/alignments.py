@@ -72,7 +72,7 @@ def attention_of(
     def attend(batch: list[int]) -> list[Floats]:
         check()
         distinct = list(dict.fromkeys(sources[i] for i in batch))
-        memory = engine.encode_source(*right_pad(distinct, model.pad_id))
+        memory = engine.encode_source(*right_pad(distinct, model.pad_source))
         first = len(prompts[0]) - 1
         read = [(*prompts[i], *targets[i][:-1]) for i in batch]  # a token is predicted from those before it
         places = np.array([distinct.index(sources[i]) for i in batch])

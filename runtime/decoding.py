@@ -111,7 +111,7 @@ def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request]) -> tuple[M
     """What the engine keeps of the sources of ``batch``, and the prompts ``(B, T)`` that its decoder is to read."""
     sources = [request.source.ids for request in batch]
     if model.encoder:
-        memory = engine.encode_source(*right_pad(sources, model.pad_id))
+        memory = engine.encode_source(*right_pad(sources, model.pad_source))
         return memory, np.array([prompt_of(model, request) for request in batch], dtype=np.int64)
     return None, np.array(sources, dtype=np.int64)
 
@@ -133,7 +133,8 @@ def _start(
     window = engine.verify_tokens
     positions = min(positions + window - 1, model.max_positions)  # so that a pass fits behind the last tokens too
     run = engine.start_verifying(memory, positions, candidates)
-    lookup = Lookup(batch[0].source.ids if model.encoder else ())
+    shared = model.encoder and model.source_vocab_size is None  # a source's tokens are those of results
+    lookup = Lookup(batch[0].source.ids if shared else ())
     most = options.speculate
     return SpeculativeRun(run, lookup, most=most, window=window, capacity=positions, tally=tally or Tally())
 
@@ -255,7 +256,8 @@ def score_all(
 
     def score(batch: list[int]) -> list[Score]:
         check()
-        memory = engine.encode_source(*right_pad([sources[i].ids for i in batch], model.pad_id)) if sources else None
+        read = right_pad([sources[i].ids for i in batch], model.pad_source) if sources else None
+        memory = engine.encode_source(*read) if read else None
         ids, mask = right_pad([begin[i] for i in batch], model.pad_id)
         logits = engine.decoder_logits(memory, ids, mask)
         return [

@@ -46,23 +46,26 @@ def _hypothesis(
 def with_alignments(
     engine: Engine,
     model: ModelSpec,
-    tokenizer: Tokenizer,
+    tokenizers: tuple[Tokenizer, Tokenizer],
     texts: Sequence[str],
     requests: Sequence[Request],
     found: Sequence[Generation],
     batch_size: int,
     check: Callable[[], None],
 ) -> list[Generation]:
-    """``found`` for the ``requests`` that the source ``texts`` made, every hypothesis with its alignment."""
+    """``found`` for the ``requests`` that the source ``texts`` made, every hypothesis with its alignment.
+
+    ``tokenizers``: that of sources and that of results.
+    """
     pairs = [(r, h.tokens) for r, g in zip(requests, found, strict=True) for h in g.hypotheses]
     sources, targets = [r.source.ids for r, _ in pairs], [tokens for _, tokens in pairs]
     prompts = [prompt_of(model, r) for r, _ in pairs]
     weights = iter(attention_of(engine, model, sources, targets, prompts, batch_size, check))
 
     def aligned(text: str, request: Request, generation: Generation) -> Iterator[Hypothesis]:
-        spans = source_spans(tokenizer, request.model or model, text, generation.source_tokens)
+        spans = source_spans(tokenizers[0], request.model or model, text, generation.source_tokens)
         for h in generation.hypotheses:
-            ends = written_after(tokenizer, h.tokens, h.text)
+            ends = written_after(tokenizers[1], h.tokens, h.text)
             made: Alignment = alignment(next(weights), text, spans, h.text, ends)
             yield replace(h, alignment=made)
 

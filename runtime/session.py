@@ -83,20 +83,33 @@ class Session(Reading):
     :class:`~edgewise.errors.EngineError` if the engine fails, or the session is closed or was inherited by a fork.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, engine: Engine, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        source_tokenizer: Tokenizer | None = None,
+    ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.variant = variant
         self.tokenizer = tokenizer
+        self.source_tokenizer = source_tokenizer or tokenizer
         self._engine: Engine | None = engine
         self._grammars: GrammarCompiler | None = None
         self._directions = Directions(bundle.manifest)
         self._pid = os.getpid()
-        if (greatest := tokenizer.greatest_id) >= (size := self.manifest.model.vocab_size):
-            raise TokenizerError(
-                f"the tokenizer has the token id {greatest}, and the model's vocabulary ends at {size - 1}: "
-                "it is another model's; export the bundle again"
-            )
+        model = self.manifest.model
+        for name, own, size in (
+            ("tokenizer", tokenizer, model.vocab_size),
+            ("tokenizer of sources", self.source_tokenizer, model.source_size),
+        ):
+            if (greatest := own.greatest_id) >= size:
+                raise TokenizerError(
+                    f"the {name} has the token id {greatest}, and the model's vocabulary ends at {size - 1}: "
+                    "it is another model's; export the bundle again"
+                )
 
     @property
     def engine(self) -> Engine:
@@ -341,7 +354,7 @@ class Session(Reading):
 
     def _request(self, text: str, options: DecodingOptions, name: str, model: ModelSpec, prefix: str = "") -> Request:
         if self.manifest.task == "translate":
-            source = prepare_source(self.tokenizer, self.manifest, text, options.overflow, name, model)
+            source = prepare_source(self.source_tokenizer, self.manifest, text, options.overflow, name, model)
         else:
             source = prepare_prompt(self.tokenizer, self.manifest, text, options, name)
         limit = new_token_limit(self.manifest, len(source.ids), options, name)
@@ -482,8 +495,9 @@ class Session(Reading):
         results = generations(self.tokenizer, requests, prompts, found, options)
         if not options.alignments:
             return results
+        tokenizers = self.source_tokenizer, self.tokenizer
         return with_alignments(
-            self.engine, self.manifest.model, self.tokenizer, texts, requests, results, batch_size, self._check
+            self.engine, self.manifest.model, tokenizers, texts, requests, results, batch_size, self._check
         )
 
     def _score(
@@ -494,7 +508,7 @@ class Session(Reading):
         read = None
         if targets is not None:
             read = [
-                prepare_source(self.tokenizer, self.manifest, text, "error", f"source {i}", model)
+                prepare_source(self.source_tokenizer, self.manifest, text, "error", f"source {i}", model)
                 for i, (text, model) in enumerate(zip(sources, models, strict=True))
             ]
         kind = "text" if targets is None else "target"

@@ -152,7 +152,7 @@ class _Replay:
 
     def _ids(self, case: Case, text: str) -> tuple[int, ...]:
         """What the network is given for the ``text`` of a case, and for its ``pair`` where it is the first of two."""
-        manifest, tokenizer = self.session.manifest, self.session.tokenizer
+        manifest, tokenizer = self.session.manifest, self.session.source_tokenizer
         if manifest.task == "fill_mask":
             return masked_tokens(tokenizer, manifest, text)[0]
         ids = tokenizer.encode(text)
@@ -163,7 +163,7 @@ class _Replay:
     def _memory(self, cases: Sequence[Case]) -> Memory:
         if self.model.encoder is None:
             return None
-        return self.engine.encode_source(*right_pad([case.input_ids for case in cases], self.model.pad_id))
+        return self.engine.encode_source(*right_pad([case.input_ids for case in cases], self.model.pad_source))
 
     def _one_pass(self, batch: list[Case]) -> None:
         """Teacher-forced over whole sequences, padded."""

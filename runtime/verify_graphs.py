@@ -105,7 +105,7 @@ class _Sentence:
         """Its source, encoded alone."""
         if self.model.encoder is None:
             return None
-        return self.engine.encode_source(*right_pad([self.case.input_ids], self.model.pad_id))
+        return self.engine.encode_source(*right_pad([self.case.input_ids], self.model.pad_source))
 
     def plain(self) -> _Plain:
         """A plain run of it."""

@@ -77,8 +77,10 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     )
 
 
-def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None) -> None:
+def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None, file: str = TOKENIZER) -> None:
     """Refuse a ``tokenizer.json`` that is damaged, or another network's; or a ``tokenizer`` made of other files.
+
+    ``file`` is what a message calls it.
 
     Raises:
         CheckpointError: it is.
@@ -88,7 +90,7 @@ def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None) -> Non
     vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocabulary > vocab_size:
         raise CheckpointError(
-            f"{folder / TOKENIZER} has ids up to {vocabulary - 1}, the network {vocab_size} tokens: it is another one's"
+            f"{folder / file} has ids up to {vocabulary - 1}, the network {vocab_size} tokens: it is another one's"
         )
 
 
@@ -226,6 +228,15 @@ def _tokenizer(folder: Path, made: str | None = None) -> Any:
     file = folder / TOKENIZER
     if not made and not file.is_file():
         return _made_tokenizer(folder)
+    return read_tokenizer(file, made)
+
+
+def read_tokenizer(file: Path, made: str | None = None) -> Any:
+    """A tokenizer without truncation and padding; ``made``: contents in place of those of ``file``.
+
+    Raises:
+        CheckpointError: not one.
+    """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(made) if made else tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises the bare class

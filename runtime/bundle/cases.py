@@ -236,9 +236,12 @@ class ReferenceCases:
         Raises:
             BundleFormatError: a token id beyond the vocabulary, other classes, or a vector of another length.
         """
-        largest = max([*self.logit_ids, *(t for case in self.cases for t in _ids(case))])
-        if largest >= model.vocab_size:
-            raise_faults(where, [f"token id {largest}, expected ids below vocab_size ({model.vocab_size})"])
+        read = model.source_size if model.encoder and model.decoder else model.vocab_size
+        largest = max([0, *self.logit_ids, *(t for case in self.cases for t in _ids(case))])
+        largest_read = max(t for case in self.cases for t in case.input_ids)
+        for token, size in ((largest, model.vocab_size), (largest_read, read)):
+            if token >= size:
+                raise_faults(where, [f"token id {token}, expected ids below vocab_size ({size})"])
         for case in self.cases:
             known = case.classified is None or (
                 len(case.classified.logits) == len(model.class_names) and case.classified.label in model.class_names
@@ -258,7 +261,6 @@ def _steps(case: Case) -> tuple[Step, ...]:
 
 
 def _ids(case: Case) -> Iterator[int]:
-    yield from case.input_ids
     yield from case.greedy.tokens if case.greedy else ()
     yield from case.beam.tokens if case.beam else ()
     for step in _steps(case):

@@ -35,6 +35,7 @@ FORMAT_VERSION = 1  # a reader refuses a higher one; raise it when an older read
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
+SOURCE_TOKENIZER_FILE = "source_tokenizer.json"
 CASES_FILE = "reference/cases.json"
 REPORT_FILE = "report.json"
 LICENSE_FILE = "LICENSE"
@@ -129,6 +130,9 @@ class ModelSpec:
     forced_id: _Token | None = field(default=None, metadata=LATER)
     source_last_id: _Token | None = field(default=None, metadata=LATER)
     languages: LanguageSpec | None = field(default=None, metadata=LATER)
+    source_vocab_size: Annotated[int, Between(4, 2**24)] | None = field(default=None, metadata=LATER)
+    source_end_id: _Token | None = field(default=None, metadata=LATER)
+    source_pad_id: _Token | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._contradictions())
@@ -146,13 +150,21 @@ class ModelSpec:
             yield "a model needs an encoder, a decoder, or both"
         if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:
             yield f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})"
-        around = ("source_start_id", "source_last_id", "forced_id")
-        if (self.encoder is None or self.decoder is None) and any(getattr(self, n) is not None for n in around):
-            yield "source_start_id, source_last_id and forced_id belong to an encoder beside a decoder"
-        for name in ("pad_id", "start_id", "end_id", "mask_id", *around):
+        both = ("forced_id", "source_vocab_size", *_OF_SOURCES)
+        if (self.encoder is None or self.decoder is None) and any(getattr(self, n) is not None for n in both):
+            yield f"{', '.join(both)} belong to an encoder beside a decoder"
+        if self.source_vocab_size is None and (self.source_end_id, self.source_pad_id) != (None, None):
+            yield "source_end_id and source_pad_id need source_vocab_size"
+        if self.source_vocab_size is not None and self.adds_start:
+            yield "adds_start is for one vocabulary: before sources of another one stands source_start_id"
+        for name in ("pad_id", "start_id", "end_id", "mask_id", "forced_id"):
             value = getattr(self, name)
             if value is not None and value >= self.vocab_size:
                 yield f"{name} ({value}) must be below vocab_size ({self.vocab_size})"
+        for name in (*_OF_SOURCES, "end_source", "pad_source"):
+            value = getattr(self, name)
+            if self.decoder and self.encoder and value is not None and value >= self.source_size:
+                yield f"{name} ({value}) must be below the {self.source_size} tokens of sources"
         yield from self._class_contradictions()
         yield from self._language_contradictions()
 
@@ -162,8 +174,10 @@ class ModelSpec:
             return
         if self.encoder is None or self.decoder is None:
             yield "languages belong to an encoder beside a decoder"
-        if beyond := [code for code, token in languages.tokens.items() if token >= self.vocab_size]:
-            yield f"the token of language {beyond[0]!r} must be below vocab_size ({self.vocab_size})"
+        sizes = [self.source_size] if languages.source or languages.target == "source" else []
+        size = min([*sizes, *([] if languages.target == "source" else [self.vocab_size])])
+        if beyond := [code for code, token in languages.tokens.items() if token >= size]:
+            yield f"the token of language {beyond[0]!r} must be below vocab_size ({size})"
         some = next(iter(languages.tokens))
         taken = [n for n in languages.ids(some, some) if n != "start_id" and getattr(self, n) is not None]
         if taken:
@@ -178,6 +192,21 @@ class ModelSpec:
             yield f"a {self.head!r} head cannot have {len(self.class_names)} class_names: it takes {wanted}"
         if self.class_scores != "softmax" and self.head != "classes":
             yield f"a {self.head!r} head cannot have class_scores {self.class_scores!r}"
+
+    @property
+    def source_size(self) -> int:
+        """Tokens that an encoder's embedding has."""
+        return self.vocab_size if self.source_vocab_size is None else self.source_vocab_size
+
+    @property
+    def end_source(self) -> int:
+        """What ends a text that an encoder reads."""
+        return self.end_id if self.source_end_id is None else self.source_end_id
+
+    @property
+    def pad_source(self) -> int:
+        """What pads a text that an encoder reads."""
+        return self.pad_id if self.source_pad_id is None else self.source_pad_id
 
     @property
     def starts_text(self) -> bool:
@@ -213,7 +242,7 @@ class ModelSpec:
         """What an encoder reads of a text's ``ids``."""
         start = self.start_id if self.starts_text else self.source_start_id
         before = () if start is None else (start,)
-        return (*before, *ids, self.end_id, *(() if self.source_last_id is None else (self.source_last_id,)))
+        return (*before, *ids, self.end_source, *(() if self.source_last_id is None else (self.source_last_id,)))
 
     def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
         """What an encoder reads of two texts' ids; where the second begins, :meth:`second_from` says."""
@@ -235,6 +264,7 @@ class ModelSpec:
         return from_json(cls, parse_json(dump_json(kept), "model"), "model")
 
 
+_OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
 REFERENCE_ONLY = frozenset(
     {"rope", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
     | {"tied", "output_bias", "pooler", "head_transform"}
@@ -433,6 +463,8 @@ class Manifest:
         quantized = {quantized_file(v.name) for v in self.variants if v.precision in RECORDED}
         if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs | quantized) - listed:
             yield f"files lacks {', '.join(sorted(absent))}"
+        if SOURCE_TOKENIZER_FILE in listed and self.model.source_vocab_size is None:
+            yield f"files lists {SOURCE_TOKENIZER_FILE}, and the model has one vocabulary"
         if MANIFEST_FILE in listed:
             yield f"files lists {MANIFEST_FILE}, which cannot hold its own hash"
 

@@ -31,10 +31,11 @@ def test_paths_are_ranked_by_both_scores() -> None:
     first, second = session_for("translate", 1), session_for("translate", 2)
     into: Any = {"beam_size": 4, **LIMITS}
     found = edgewise.pivot(TEXTS[0], first, second, candidates=3, into=into, beam_size=3, n_best=2, **LIMITS)
-    expected = []
-    for h in first.translate(TEXTS[0], n_best=3, **into).hypotheses:
-        for out in second.translate(h.text, beam_size=3, n_best=2, **LIMITS).hypotheses:
-            expected.append((h.normalized_score + out.normalized_score, h.tokens, out.tokens))
+    expected = [
+        (h.normalized_score + out.normalized_score, h.tokens, out.tokens)
+        for h in first.translate(TEXTS[0], n_best=3, **into).hypotheses
+        for out in second.translate(h.text, beam_size=3, n_best=2, **LIMITS).hypotheses
+    ]
     expected.sort(key=lambda path: -path[0])
     assert len(expected) == 6
     assert [(p.between.tokens, p.out.tokens) for p in found.paths] == [path[1:] for path in expected]
