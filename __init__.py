@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .runtime.interrupt import Cancellation
     from .runtime.load import load
     from .runtime.options import DecodingOptions, Grammar, Sampling
+    from .runtime.pivot import pivot
     from .runtime.results import (
         Answer,
         Classification,
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "load",
+    "pivot",
     "Session",
     "AsyncSession",
     "DecodingOptions",
@@ -66,6 +68,7 @@ __all__ = [
 
 _HOMES = {
     "load": ".runtime.load",
+    "pivot": ".runtime.pivot",
     "Session": ".runtime.session",
     "AsyncSession": ".runtime.asynchronous",
     "DecodingOptions": ".runtime.options",

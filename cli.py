@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cli_chat import add_chat_options, chat, check_chat_options
-from .cli_decoding import DECODING, SAMPLING, add_decoding_options, count, decoding_arguments, flag
+from .cli_decoding import DECODING, LANGUAGES, SAMPLING, add_decoding_options, count, decoding_arguments, flag
 from .cli_input import chunks, standard_input
 from .errors import EdgewiseError, InputError, MissingExtraError
 
@@ -170,6 +170,7 @@ def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
     if task not in ("translate", "generate"):
         named = (*DECODING, *SAMPLING, "recommended_sampling", "regex", "json_schema")
         given = [flag(name) for name in named if getattr(arguments, name) is not None]
+        given += [option for name, option in LANGUAGES.items() if getattr(arguments, name) is not None]
         if given:
             arguments.parser.error(f"{', '.join(given)}: a bundle made for {task} does not decode")
     if task in ("tag", "answer", "fill_mask") and arguments.overflow != "error":

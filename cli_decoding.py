@@ -35,10 +35,18 @@ DECODING = (
     "alignments",
     "speculate",
 )
+LANGUAGES = {"source_language": "--from", "target_language": "--to"}
+"""How the options are written that are ``source`` and ``target`` of a session; ``--target`` is where it runs."""
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """Options of search, sampling and rules."""
+    languages = parser.add_argument_group("languages", "of a translation, where a bundle knows several")
+    for name, option in LANGUAGES.items():
+        which = "the texts'" if option == "--from" else "the translations'"
+        languages.add_argument(
+            option, dest=name, metavar="CODE", help=f"{which} language, a code that edgewise inspect lists"
+        )
     search = parser.add_argument_group("search")
     search.add_argument("--beam-size", type=count, help="1 is greedy (default: the bundle's)")
     search.add_argument("--length-penalty", type=float, help="divides scores by ((5 + length) / 6) ** penalty")
@@ -111,6 +119,7 @@ def decoding_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     from .runtime.options import Grammar, Sampling
 
     given = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
+    given |= {name.partition("_")[0]: getattr(arguments, name) for name in LANGUAGES if getattr(arguments, name)}
     if "early_stopping" in given:
         given["early_stopping"] = {"true": True, "false": False, "never": "never"}[given["early_stopping"]]
     draw = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}

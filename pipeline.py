@@ -44,6 +44,7 @@ from .runtime.bundle.manifest import (
     MANIFEST_FILE,
     RECORDED,
     REPORT_FILE,
+    SOURCE_TOKENIZER_FILE,
     TOKENIZER_FILE,
     CacheSpec,
     KernelChoice,
@@ -189,13 +190,16 @@ class _Builder:
         self.inputs: Inputs | None = None
         self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
         checkpoint.write_tokenizer(folder / TOKENIZER_FILE)
+        if checkpoint.source_tokenizer is not None:
+            (folder / SOURCE_TOKENIZER_FILE).write_text(checkpoint.source_tokenizer, encoding="utf-8")
         (folder / LICENSE_FILE).write_text(checkpoint.notice or f"{NO_LICENCE}\n", encoding="utf-8")
         self.chat, self.no_chat = chat_spec(checkpoint.chat if task == "generate" else None, folder, self.model)
 
     def record(self) -> None:
         """The reference cases, while the reference is at hand."""
-        codec = Tokenizer.open(self.folder / TOKENIZER_FILE)
-        self.cases = record_cases(self.checkpoint, self.task, codec, self.max_context, self.progress)
+        codec, own = Tokenizer.open(self.folder / TOKENIZER_FILE), self.folder / SOURCE_TOKENIZER_FILE
+        source = Tokenizer.open(own) if own.is_file() else None
+        self.cases = record_cases(self.checkpoint, self.task, codec, self.max_context, self.progress, source)
         write_cases(self.folder / CASES_FILE, self.cases)
 
     @property

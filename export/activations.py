@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..models import decode
 from ..models.transformer import Transformer
 from ..runtime.bundle.cases import Case
+from .languages import prompt_of
 
 MOST_ROWS = 256
 """Rows kept of a matrix: those of the first cases, their first tokens included, where outliers are."""
@@ -68,7 +69,7 @@ def _answer(model: Transformer, case: Case) -> None:
         elif model.config.head == "vocabulary":
             model.logits(hidden)
         return
-    prompt, memory = decode.prompts_of(model, [case.input_ids])[0], decode.remember(model, [case.input_ids])
+    prompt, memory = prompt_of(model.config, case), decode.remember(model, [case.input_ids])
     fed = torch.tensor([[*prompt, *(case.greedy.tokens[:-1] if case.greedy else ())]])
     positions, everything = torch.arange(fed.shape[1])[None], torch.ones_like(fed, dtype=torch.bool)
     model.logits(model.decode(fed, positions, everything, None, memory.cross, memory.mask)[0])

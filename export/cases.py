@@ -34,6 +34,7 @@ from ..runtime.bundle.cases import (
 )
 from ..runtime.bundle.manifest import ModelSpec, Task
 from .effort import FEWEST_STEPS, MOST_STEPS, Effort, ordinary
+from .languages import directed, directions
 from .probes import EXTRA_TOKENS, LONGEST, ORDINARY, SWEEP_NEW_TOKENS, SWEEP_TOKENS, Codec, Probe, probes
 
 BEAM_SIZE = 5
@@ -49,14 +50,20 @@ Progress = Callable[[int, int], None]
 
 
 def record_cases(
-    checkpoint: Checkpoint, task: Task, codec: Codec, max_context: int, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    task: Task,
+    codec: Codec,
+    max_context: int,
+    progress: Progress | None = None,
+    source_codec: Codec | None = None,
 ) -> ReferenceCases:
     """Ask the reference of ``checkpoint`` every probe, or of a large decoder fewer and for less: see :mod:`.effort`.
 
-    ``max_context``: most tokens of a text, specials included. Every step keeps the logits of the same ``LOGIT_IDS``
-    ids, the end token first, spread over the vocabulary from its frequent to its rare tokens.
+    ``max_context``: most tokens of a text, specials included. ``source_codec``: that of sources, where it is another.
+    Every step keeps the logits of the same ``LOGIT_IDS`` ids, the end token first, spread over the vocabulary from its
+    frequent to its rare tokens.
     """
-    recorder = _Recorder(checkpoint, codec, max_context)
+    recorder = _Recorder(checkpoint, codec, max_context, source_codec or codec)
     record = {
         "translate": recorder.decoded,
         "generate": recorder.decoded,
@@ -114,10 +121,11 @@ def spread_ids(vocab_size: int, end_id: int) -> tuple[int, ...]:
 class _Recorder:
     """One network, and what a case of each task is made of."""
 
-    def __init__(self, checkpoint: Checkpoint, codec: Codec, max_context: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, codec: Codec, max_context: int, source_codec: Codec) -> None:
         self.model, self.config = checkpoint.model, checkpoint.model.config
         self.spec = ModelSpec.from_json(self.config.to_json())
-        self.codec, self.max_context = codec, max_context
+        self.codec, self.source_codec, self.max_context = codec, source_codec, max_context
+        self.directions = directions(self.spec)
         self.steps, self.to_the_end, self.cached = MOST_STEPS, True, False
         has_vocabulary = self.config.head == "vocabulary"
         self.logit_ids = spread_ids(self.config.vocab_size, self.config.end_id) if has_vocabulary else ()
@@ -128,7 +136,7 @@ class _Recorder:
         if self.config.head == "span":
             room -= len(self._text_ids(QUESTION)) + len(self.config.pair_between)
         if self.model.decoder is None:
-            return list(probes(self.codec, room))
+            return list(probes(self.source_codec, room))
         naive = Effort(weights=sum(p.numel() for p in self.model.parameters()), beams=BEAM_SIZE)
         if naive.room(room) == room:
             asked = self._fitting(room, naive)
@@ -138,7 +146,7 @@ class _Recorder:
 
     def _fitting(self, room: int, effort: Effort) -> list[Probe]:
         fitting = effort.room(room)
-        asked = effort.kept(list(probes(self.codec, fitting)), min(fitting, SWEEP_TOKENS))
+        asked = effort.kept(list(probes(self.source_codec, fitting)), min(fitting, SWEEP_TOKENS))
         self.steps = effort.steps([len(self._text_ids(probe.text)) for probe in ordinary(asked)])
         self.to_the_end = fitting == room and self.steps == MOST_STEPS
         self.cached = effort.cached
@@ -147,14 +155,19 @@ class _Recorder:
     def decoded(self, probe: Probe) -> Iterator[Case]:
         """Greedy and beam search from a source, or with a decoder alone from a prompt."""
         ids = self._text_ids(probe.text)
-        input_ids = self.spec.source(ids) if self.model.encoder else self.spec.prompt(ids)
+        source, target = next(self.directions)
+        spec = self.spec.directed(source, target)
+        input_ids = spec.source(ids) if self.model.encoder else spec.prompt(ids)
         limit = self._limit(probe, len(input_ids))
-        greedy, beam = self._searched(input_ids, limit)
+        with directed(self.model, spec):
+            greedy, beam = self._searched(input_ids, limit)
         prompt = () if self.model.encoder else input_ids
         yield Case(
             name=probe.name,
             text=probe.text,
             input_ids=input_ids,
+            source_language=source,
+            target_language=target,
             max_new_tokens=limit,
             greedy=self._greedy(greedy, prompt),
             beam=self._beam(beam, prompt),
@@ -261,11 +274,11 @@ class _Recorder:
         )
 
     def _text_ids(self, text: str | None) -> tuple[int, ...]:
-        return tuple(self.codec.encode(text)) if text and text.strip() else ()
+        return tuple(self.source_codec.encode(text)) if text and text.strip() else ()
 
     def _limit(self, probe: Probe, length: int) -> int:
         """At most the runtime's default: ``EXTRA_TOKENS`` more than the input, within the context."""
-        prompt = len(self.config.decoder_prompt) if self.model.encoder else length
+        prompt = self.spec.prompt_length if self.model.encoder else length
         longest = self.max_context if self.to_the_end else min(FEWEST_STEPS, self.steps)
         most = SWEEP_NEW_TOKENS if probe.short else longest if probe.name == LONGEST else self.steps
         return min(most, length + EXTRA_TOKENS, self.max_context, self.max_context + 1 - prompt)

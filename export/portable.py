@@ -38,7 +38,8 @@ ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functio
 - A linear layer ``a.b`` is ``Transpose(a.b.weight, perm=[1, 0])`` -> MatMul named ``a.b`` -> Add named ``a.b.bias``.
   So the matrix of a MatMul is the only input of the Transpose before it, ``(out, in)``. The output projection is the
   MatMul named ``vocabulary`` over ``embedding.weight``, which the embedding's Gather (named ``embedding``) reads too,
-  or over ``vocabulary.weight``. Without a bias there is no Add. Logits with a cap leave by Div -> Tanh -> Mul.
+  or over ``vocabulary.weight``. Without a bias there is no Add. Logits with a cap leave by Div -> Tanh -> Mul. An
+  encoder's own embedding is read by a Gather named ``source_embedding``.
 - An attention ``x.attention`` is one Attention node named so, mask as fourth input, with 4-D inputs and without
   ``is_causal`` or past inputs of its own; ``scale`` and ``softcap`` are there where they are not the usual ones. Each
   of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose [0, 2, 1, 3], of k and v with as many heads as they

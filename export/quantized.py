@@ -151,7 +151,8 @@ class QuantizedTransformer(Transformer):
         if (kernel := kernels.get(_VOCABULARY, "float32")) != "float32":
             matrix = self.embedding if self.vocabulary is None else self.vocabulary
             self.projection = _linear(matrix.weight.data, self.vocabulary_bias, kernel, groups[_VOCABULARY])
-            self.embedding.weight.data = _linear(self.embedding.weight.data, None, kernel, None).weight
+            for table in filter(None, (self.embedding, self.source_embedding)):
+                table.weight.data = _linear(table.weight.data, None, kernel, None).weight
         self.eval()
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from ..runtime.bundle.quantized import (
     rounded,
 )
 from .cases import one_thread, segments_of
+from .languages import prompt_of
 from .quantized import QuantizedLinear, QuantizedTransformer, UnsignedLinear, quantized_network
 
 COPIES = 8
@@ -134,7 +135,7 @@ def _digests(network: Transformer, case: Case, rows: int) -> Digests:
 def _decoded(network: Transformer, case: Case, ids: Tensor, mask: Tensor) -> Digests:
     assert case.greedy is not None
     config = network.config
-    prompt = config.decoder_prompt if config.encoder else case.input_ids
+    prompt = prompt_of(config, case)
     fed = torch.tensor([(*prompt, *case.greedy.tokens[:-1])]).expand(len(ids), -1)
     cross = network.cross_key_value(network.encode(ids, mask)) if config.encoder else None
     positions = torch.arange(fed.shape[1]).expand_as(fed)

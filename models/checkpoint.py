@@ -3,7 +3,7 @@
 ======================  =====================================================
 ``config.json``         :class:`ModelConfig`
 ``model.safetensors``   the weights, float16
-``tokenizer.json``      the tokenizer
+``tokenizer.json``      the tokenizer; ``source_tokenizer.json`` beside it is that of sources with another vocabulary
 ``training.json``       data, recipe, curve and scores
 ``README.md``           the model card
 ``NOTICE``              the weights' own licence notice
@@ -38,6 +38,7 @@ WEIGHTS, CONFIG, TOKENIZER, TRAINING, NOTICE = (
     "training.json",
     "NOTICE",
 )
+SOURCE_TOKENIZER = "source_tokenizer.json"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of weights that are read; those of eight bits mean nothing without scales."""
 
@@ -49,8 +50,8 @@ class Checkpoint:
     ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``. ``beam_size``:
     with how many beams it is decoded where nobody says. ``end_ids``: tokens that end a text beside the network's
     ``end_id``. ``decoding``: what else it recommends, as a bundle's ``Generation`` has it. ``chat``: its chat template.
-    ``made_tokenizer``: the contents of a ``tokenizer.json`` where
-    none lies in ``folder``.
+    ``made_tokenizer``: the contents of a ``tokenizer.json`` where none lies in ``folder``. ``source_tokenizer``: the
+    contents of that of sources, where they have another one.
     """
 
     model: Transformer
@@ -64,6 +65,7 @@ class Checkpoint:
     end_ids: tuple[int, ...] = ()
     decoding: Mapping[str, Any] = field(default_factory=dict)
     made_tokenizer: str | None = None
+    source_tokenizer: str | None = None
     chat: ChatSource | None = None
 
     @property
@@ -124,7 +126,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     config = ModelConfig.from_json(read_json(folder / CONFIG))
     model = filled(blueprint(config), read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
-    notice = folder / NOTICE
+    notice, source = folder / NOTICE, folder / SOURCE_TOKENIZER
     return Checkpoint(
         model=model.eval().requires_grad_(False),
         folder=folder,
@@ -133,6 +135,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         max_context=config.max_positions,
         training=read_json(folder / TRAINING),
         notice=notice.read_text() if notice.is_file() else "",
+        source_tokenizer=source.read_text(encoding="utf-8") if source.is_file() else None,
     )
 
 

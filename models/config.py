@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
+from .languages import LanguageConfig
 
 NormPlace = Literal["post", "pre", "sandwich"]
 Norm = Literal["layer", "rms"]
@@ -227,8 +228,14 @@ class ModelConfig:
                           added to every token; 0: no such embedding
     ``embedding_norm``    a LayerNorm on the embeddings, with the encoder's epsilon
     ``decoder_embeddings`` the decoder has learned positions and an embedding norm of its own (Lewis et al. 2020, BART)
+    ``source_vocab_size`` rows of an embedding of the encoder's own, beside a decoder; ``None``: both read one embedding
+    ``source_end_id``     with it, what ends a source, and what pads it; ``None``: ``end_id`` and ``pad_id``
+    ``source_pad_id``
     ``source_start_id``   stands before the text that an encoder beside a decoder reads
+    ``source_last_id``    stands after the end token of such a text
     ``forced_id``         what a decoder beside an encoder reads after ``start_id``, before the first token of a result
+    ``languages``         those that are chosen text by text: each text has its own of these three ids, or of
+                          ``start_id``, as :class:`~edgewise.models.languages.LanguageConfig` says
     ``tied``              the output projection is the embedding's matrix (section 3.4)
     ``scale_outputs``     what the output projection reads is multiplied by ``1 / sqrt(d_model)`` (T5, where ``tied``)
     ``output_bias``       a bias for every token of the vocabulary
@@ -265,8 +272,13 @@ class ModelConfig:
     token_types: int = 0
     embedding_norm: bool = False
     decoder_embeddings: bool = False
+    source_vocab_size: int | None = None
+    source_end_id: int | None = None
+    source_pad_id: int | None = None
     source_start_id: int | None = None
+    source_last_id: int | None = None
     forced_id: int | None = None
+    languages: LanguageConfig | None = None
     tied: bool = True
     scale_outputs: bool = False
     output_bias: bool = True
@@ -295,16 +307,26 @@ class ModelConfig:
                 f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})",
             )
         _check_size(self, "max_positions", MOST_ROWS)
-        for name in ("pad_id", "start_id", "end_id", "mask_id", "source_start_id", "forced_id"):
-            value = getattr(self, name)
-            _require(
-                value is None or 0 <= value < self.vocab_size,
-                f"{name} ({value}) must be a token id below vocab_size ({self.vocab_size})",
-            )
+        for name in ("pad_id", "start_id", "end_id", "mask_id", "forced_id"):
+            self._check_token(name, getattr(self, name))
+        for name in _OF_SOURCES:
+            self._check_token(name, getattr(self, name), of_source=True)
         _check_size(self, "vocab_size", MOST_ROWS)
+        if self.source_vocab_size is not None:
+            _check_size(self, "source_vocab_size", MOST_ROWS)
+            _require(self.pad_source < self.source_vocab_size, f"pad_id ({self.pad_id}) pads no source: source_pad_id")
+            _require(self.end_source < self.source_vocab_size, f"end_id ({self.end_id}) ends no source: source_end_id")
         self._check_positions()
         self._check_head()
         self._check_pairs()
+
+    def _check_token(self, name: str, value: int | None, of_source: bool = False) -> None:
+        own = of_source and self.source_vocab_size is not None
+        size = self.source_vocab_size if own else self.vocab_size
+        _require(
+            value is None or 0 <= value < (size or 0),
+            f"{name} ({value}) must be a token id below {'source_' if own else ''}vocab_size ({size})",
+        )
 
     def _check_positions(self) -> None:
         rotary = self.positions == "rotary"
@@ -337,9 +359,17 @@ class ModelConfig:
             "window_rope belongs to a decoder with rotary positions and a window",
         )
         both = self.architecture == "encoder-decoder"
-        for name in ("source_start_id", "forced_id"):
+        for name in ("source_vocab_size", *_OF_SOURCES, "forced_id"):
             value = getattr(self, name)
             _require(value is None or both, f"{name} ({value}) belongs to an encoder-decoder, not to one stack alone")
+        for name in ("source_end_id", "source_pad_id"):
+            value = getattr(self, name)
+            _require(value is None or self.source_vocab_size is not None, f"{name} ({value}) needs source_vocab_size")
+        _require(
+            self.source_vocab_size is None or not self.adds_start,
+            "adds_start is for one vocabulary: before sources of another one stands source_start_id",
+        )
+        self._check_languages(both)
         _require(
             not self.decoder_embeddings or (both and self.positions == "learned"),
             f"decoder_embeddings belong to an encoder-decoder with learned positions, not to {self.architecture} with "
@@ -352,6 +382,21 @@ class ModelConfig:
             self.encoder is not None or not (self.token_types or self.embedding_norm),
             "token_types and embedding_norm belong to a model with an encoder",
         )
+
+    def _check_languages(self, both: bool) -> None:
+        languages = self.languages
+        if languages is None:
+            return
+        _require(both, "languages belong to an encoder-decoder, not to one stack alone")
+        in_source = languages.source is not None or languages.target == "source"
+        for code, token in languages.tokens.items():
+            for of_source in {in_source, languages.target == "source"}:
+                self._check_token(f"the token of language {code!r}", token, of_source)
+        places = {"before": "source_start_id", "source": "source_start_id", "after": "source_last_id"}
+        places["forced"] = "forced_id"
+        for place in (languages.source, languages.target):
+            taken = getattr(self, places[place], None) if place in places else None
+            _require(taken is None, f"{places.get(place or '')} ({taken}) stands where a language's token does")
 
     def _check_head(self) -> None:
         self._check_output()
@@ -426,6 +471,16 @@ class ModelConfig:
         return (self.start_id,) if self.forced_id is None else (self.start_id, self.forced_id)
 
     @property
+    def end_source(self) -> int:
+        """What ends a source that an encoder beside a decoder reads."""
+        return self.end_id if self.source_end_id is None else self.source_end_id
+
+    @property
+    def pad_source(self) -> int:
+        """What pads such a source."""
+        return self.pad_id if self.source_pad_id is None else self.source_pad_id
+
+    @property
     def architecture(self) -> Architecture:
         """Which of the three shapes of the family this is."""
         if self.encoder and self.decoder:
@@ -447,14 +502,7 @@ class ModelConfig:
     def from_json(cls, data: Any) -> ModelConfig:
         """Read what :meth:`to_json` wrote; unknown, missing or mistyped fields raise :class:`ConfigError`."""
         fields = dict(_fields_of(cls, data))
-        parts: dict[str, type[StackConfig | RopeConfig | RelativeConfig]] = {
-            "encoder": StackConfig,
-            "decoder": StackConfig,
-            "rope": RopeConfig,
-            "window_rope": RopeConfig,
-            "relative": RelativeConfig,
-        }
-        for name, kind in parts.items():
+        for name, kind in _NESTED:
             if fields.get(name) is not None:
                 fields[name] = kind(**_tuples(_fields_of(kind, fields[name])))
         return cls(**_tuples(fields))
@@ -466,6 +514,11 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 _Config = StackConfig | RopeConfig | RelativeConfig | ModelConfig
+_OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
+_NESTED = (
+    *(("encoder", StackConfig), ("decoder", StackConfig)),
+    *(("rope", RopeConfig), ("window_rope", RopeConfig), ("relative", RelativeConfig), ("languages", LanguageConfig)),
+)
 
 
 def _fields_of(cls: type, data: Any) -> dict[str, Any]:
@@ -498,7 +551,7 @@ def _check_types(config: _Config) -> None:
         elif kind is float:
             ok = isinstance(value, float) and 0 < value < math.inf
             _require(ok, f"{name} ({value!r}) must be a positive number")
-        elif kind in (StackConfig, RopeConfig, RelativeConfig):
+        elif kind in (StackConfig, RopeConfig, RelativeConfig, LanguageConfig):
             _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
         elif int in get_args(kind):
             ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)

@@ -91,7 +91,7 @@ def remember(model: Transformer, sources: Sequence[Sequence[int]]) -> Memory:
     """Encode ``sources`` once, for every decoder layer."""
     if model.encoder is None:
         return Memory(None, None)
-    ids, mask = right_pad(sources, model.config.pad_id)
+    ids, mask = right_pad(sources, model.config.pad_source)
     return Memory(model.cross_key_value(model.encode(ids, mask)), mask)
 
 

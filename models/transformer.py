@@ -118,6 +118,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.source_embedding = (
+            None if config.source_vocab_size is None else nn.Embedding(config.source_vocab_size, config.d_model)
+        )
         self.embedding_dropout = Dropout(dropout)
         self._add_positions()
         enc, dec = config.encoder, config.decoder
@@ -190,14 +193,16 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight, gain=0.5 if added else 1.0)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
+        for table in filter(None, (self.embedding, self.source_embedding)):
+            nn.init.normal_(table.weight, std=self.config.d_model**-0.5)
 
     def embed(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, *, decoder: bool = False) -> Tensor:
         """Token embedding (section 3.4), times sqrt(D) or not, plus position (3.5) and segment, normalized or not.
 
         ``(B, T)``, ``(B, T)``, ``(B, T) -> (B, T, D)``; without ``segments`` every token is in segment 0.
         """
-        x: Tensor = self.embedding(ids)
+        tokens = self.embedding if decoder or self.source_embedding is None else self.source_embedding
+        x: Tensor = tokens(ids)
         if self.config.scale_embeddings:
             x = x * math.sqrt(self.config.d_model)
         if self.token_types is not None:
@@ -324,7 +329,7 @@ class Transformer(nn.Module):
         positions = torch.arange(target.shape[1], device=target.device)[None].expand_as(target)
         cross = cross_mask = None
         if self.encoder is not None:
-            cross_mask = source != pad
+            cross_mask = source != self.config.pad_source
             cross = self.cross_key_value(self.encode(source, cross_mask))
         return self.decode(target, positions, target != pad, cross=cross, cross_mask=cross_mask)[0]
 

@@ -16,6 +16,7 @@ from .schemes import Kernel
 
 VOCABULARY = "vocabulary"
 EMBEDDING = "embedding"
+EMBEDDINGS = (EMBEDDING, "source_embedding")
 
 
 def matrices(model: ir.Model) -> Iterator[tuple[ir.Node, str, NDArray[np.float32]]]:
@@ -44,7 +45,7 @@ def quantize_graph(
 
     ``scalings``: those of matrices that ``int8-scaled-rows`` carries.
 
-    The embedding is carried as the output projection is, named ``vocabulary`` in ``chosen``, and where the two are one
+    Embeddings are carried as the output projection is, named ``vocabulary`` in ``chosen``, and where one is its
     matrix it is read from the same integers.
 
     Raises:
@@ -66,11 +67,11 @@ def quantize_graph(
             own = [scaled] if kernel == "int8-scaled-rows" else []
             _replace(graph, node, KERNELS[kernel](emitter, node.inputs[0], stored, weight, *own))
     for node in list(graph):
-        if node.op_type == "Gather" and node.name == EMBEDDING and chosen[VOCABULARY] != "float32":
+        if node.op_type == "Gather" and node.name in EMBEDDINGS and chosen[VOCABULARY] != "float32":
             weight = node.inputs[0].const_value.numpy()  # type: ignore[union-attr]
             assert node.inputs[1] is not None
             _replace(
-                graph, node, embedding(Emitter(graph, node), node.inputs[1], EMBEDDING, weight, chosen[VOCABULARY])
+                graph, node, embedding(Emitter(graph, node), node.inputs[1], node.name, weight, chosen[VOCABULARY])
             )
     return _finish(model)
 

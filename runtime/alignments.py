@@ -53,10 +53,14 @@ def attention_of(
     model: ModelSpec,
     sources: Sequence[tuple[int, ...]],
     targets: Sequence[Sequence[int]],
+    prompts: Sequence[tuple[int, ...]],
     batch_size: int,
     check: Callable[[], None],
 ) -> list[Floats]:
-    """Weights ``(T, S)`` with which each token of a target was predicted from its source; rows sum to one."""
+    """Weights ``(T, S)`` with which each token of a target was predicted from its source; rows sum to one.
+
+    ``prompts``: what the decoder reads before each target, all equally long.
+    """
     lengths = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
     batches = plan_batches(
         lengths,
@@ -68,9 +72,9 @@ def attention_of(
     def attend(batch: list[int]) -> list[Floats]:
         check()
         distinct = list(dict.fromkeys(sources[i] for i in batch))
-        memory = engine.encode_source(*right_pad(distinct, model.pad_id))
-        first = len(model.decoder_prompt) - 1
-        read = [(*model.decoder_prompt, *targets[i][:-1]) for i in batch]  # a token is predicted from those before it
+        memory = engine.encode_source(*right_pad(distinct, model.pad_source))
+        first = len(prompts[0]) - 1
+        read = [(*prompts[i], *targets[i][:-1]) for i in batch]  # a token is predicted from those before it
         places = np.array([distinct.index(sources[i]) for i in batch])
         found = engine.cross_attention(memory, places, right_pad(read, model.pad_id)[0])
         return [

@@ -148,7 +148,7 @@ class ContinuousBatch:
         try:
             sources = [job.request.source.ids for job in jobs]
             memory = (
-                self._engine.encode_source(*right_pad(sources, self._model.pad_id)) if self._model.encoder else None
+                self._engine.encode_source(*right_pad(sources, self._model.pad_source)) if self._model.encoder else None
             )
             group = next((group for group in self._groups if group.rows == rows and group.open), None)
             if group is None:

@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .bundle.manifest import ModelSpec
 from .engine import Engine, Floats, Memory
 
 AttentionOf: TypeAlias = Callable[[Sequence[int]], Floats]
@@ -27,11 +26,12 @@ def coverage(weights: Floats) -> float:
     return float(np.log(np.clip(attention, LEAST, 1.0)).sum())
 
 
-def attention_from(engine: Engine, model: ModelSpec, memory: Memory, place: int, source_tokens: int) -> AttentionOf:
-    """How new tokens look at sentence ``place`` of ``memory``, its padding left out: one pass from their beginning."""
+def attention_from(
+    engine: Engine, prompt: Sequence[int], memory: Memory, place: int, source_tokens: int
+) -> AttentionOf:
+    """How new tokens look at sentence ``place`` of ``memory``, its padding left out: one pass from the ``prompt``."""
 
     def attend(tokens: Sequence[int]) -> Floats:
-        prompt = model.decoder_prompt
         read = np.array([[*prompt, *tokens[:-1]]], np.int64)  # a token is predicted from those before it
         return engine.cross_attention(memory, np.array([place]), read)[0, len(prompt) - 1 :, :source_tokens]
 

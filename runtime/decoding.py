@@ -40,11 +40,12 @@ class Request:
     """One text to decode, and its most new tokens, the ``prefix`` that these begin with included.
 
     ``text_of`` is needed where the options have stop strings, ``grammar`` where they have one; ``name`` begins
-    messages.
+    messages. ``model``: what the bundle's is for the languages that were chosen.
     """
 
     source: Prepared
     limit: int
+    model: ModelSpec | None = None
     prefix: tuple[int, ...] = ()
     text_of: TextOf | None = None
     grammar: Rule | None = None
@@ -92,8 +93,9 @@ def request_search(
 ) -> RequestSearch:
     """The search of one text, whose source is sentence ``place`` of ``memory``; no step is taken."""
     source_tokens, soft = len(request.source.ids), options.prefix_bias is not None
+    prompt = prompt_of(model, request)
     task = Task(
-        prompt=prompt_of(model, request),
+        prompt=prompt,
         limit=request.limit,
         end_id=model.end_id,
         options=options,
@@ -101,7 +103,7 @@ def request_search(
         soft_prefix=request.prefix if soft else (),
         text_of=request.text_of,
         grammar=request.grammar,
-        attention=attention_from(engine, model, memory, place, source_tokens) if options.coverage_penalty else None,
+        attention=attention_from(engine, prompt, memory, place, source_tokens) if options.coverage_penalty else None,
         name=request.name,
     )
     return SampleRequest(task) if options.sampling else BeamRequest(task)
@@ -109,15 +111,15 @@ def request_search(
 
 def prompt_of(model: ModelSpec, request: Request) -> tuple[int, ...]:
     """What the decoder reads before the first new token."""
-    return model.decoder_prompt if model.encoder else request.source.ids
+    return (request.source.prompt or model.decoder_prompt) if model.encoder else request.source.ids
 
 
 def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request]) -> tuple[Memory, Ids]:
     """What the engine keeps of the sources of ``batch``, and the prompts ``(B, T)`` that its decoder is to read."""
     sources = [request.source.ids for request in batch]
     if model.encoder:
-        memory = engine.encode_source(*right_pad(sources, model.pad_id))
-        return memory, np.array([model.decoder_prompt] * len(batch), dtype=np.int64)
+        memory = engine.encode_source(*right_pad(sources, model.pad_source))
+        return memory, np.array([prompt_of(model, request) for request in batch], dtype=np.int64)
     return None, np.array(sources, dtype=np.int64)
 
 
@@ -138,7 +140,8 @@ def _start(
     window = engine.verify_tokens
     positions = min(positions + window - 1, model.max_positions)  # so that a pass fits behind the last tokens too
     run = engine.start_verifying(memory, positions, candidates)
-    lookup = Lookup(batch[0].source.ids if model.encoder else ())
+    shared = model.encoder and model.source_vocab_size is None  # a source's tokens are those of results
+    lookup = Lookup(batch[0].source.ids if shared else ())
     most = options.speculate
     return SpeculativeRun(run, lookup, most=most, window=window, capacity=positions, tally=tally or Tally())
 
@@ -204,7 +207,7 @@ def batches_of(
 
 def bytes_of(model: ModelSpec, length: int, limit: int, options: DecodingOptions) -> int:
     """Estimate of what a text of ``length`` tokens takes, read and decoded up to ``limit`` tokens."""
-    prompt, ahead = len(model.decoder_prompt) if model.encoder else length, options.speculate or 0
+    prompt, ahead = model.prompt_length if model.encoder else length, options.speculate or 0
     positions = capacity(prompt, limit) + ahead
     return encoder_bytes(model, length) + decoder_bytes(model, prompt, positions, options.rows, 1 + ahead)
 
@@ -239,7 +242,7 @@ def not_begun(reason: FinishReason, batch: int) -> tuple[list[TokenHypothesis], 
 def score_all(
     engine: Engine,
     model: ModelSpec,
-    sources: Sequence[tuple[int, ...]] | None,
+    sources: Sequence[Prepared] | None,
     targets: Sequence[Sequence[int]],
     batch_size: int,
     check: Check,
@@ -248,9 +251,9 @@ def score_all(
 
     Where no start token stands before a text, its first token has no probability: the scores begin with the second.
     """
-    begin = [model.prompt(t) if sources is None else (*model.decoder_prompt, *t) for t in targets]
-    first = 1 if sources is None else len(model.decoder_prompt)
-    lengths = [max(len(b), len(sources[i]) if sources else 0) for i, b in enumerate(begin)]
+    begin = [model.prompt(t) if sources is None else (*sources[i].prompt, *t) for i, t in enumerate(targets)]
+    first = 1 if sources is None else model.prompt_length
+    lengths = [max(len(b), len(sources[i].ids) if sources else 0) for i, b in enumerate(begin)]
     batches = plan_batches(
         lengths,
         lambda length: encoder_bytes(model, length) + decoder_bytes(model, length, length, 1, length),
@@ -260,7 +263,8 @@ def score_all(
 
     def score(batch: list[int]) -> list[Score]:
         check()
-        memory = engine.encode_source(*right_pad([sources[i] for i in batch], model.pad_id)) if sources else None
+        read = right_pad([sources[i].ids for i in batch], model.pad_source) if sources else None
+        memory = engine.encode_source(*read) if read else None
         ids, mask = right_pad([begin[i] for i in batch], model.pad_id)
         logits = engine.decoder_logits(memory, ids, mask)
         return [

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .alignments import alignment, attention_of, source_spans, written_after
 from .bundle.manifest import ModelSpec
-from .decoding import Request
+from .decoding import Request, prompt_of
 from .engine import Engine
 from .options import DecodingOptions
 from .results import Alignment, Generation, Hypothesis, Timings, TokenHypothesis
@@ -46,21 +46,28 @@ def _hypothesis(
 def with_alignments(
     engine: Engine,
     model: ModelSpec,
-    tokenizer: Tokenizer,
+    tokenizers: tuple[Tokenizer, Tokenizer],
     texts: Sequence[str],
+    requests: Sequence[Request],
     found: Sequence[Generation],
     batch_size: int,
     check: Callable[[], None],
 ) -> list[Generation]:
-    """``found`` for the source ``texts``, every hypothesis with its alignment."""
-    pairs = [(g.source_tokens, h.tokens) for g in found for h in g.hypotheses]
-    weights = iter(attention_of(engine, model, [s for s, _ in pairs], [t for _, t in pairs], batch_size, check))
+    """``found`` for the ``requests`` that the source ``texts`` made, every hypothesis with its alignment.
 
-    def aligned(text: str, generation: Generation) -> Iterator[Hypothesis]:
-        spans = source_spans(tokenizer, model, text, generation.source_tokens)
+    ``tokenizers``: that of sources and that of results.
+    """
+    pairs = [(r, h.tokens) for r, g in zip(requests, found, strict=True) for h in g.hypotheses]
+    sources, targets = [r.source.ids for r, _ in pairs], [tokens for _, tokens in pairs]
+    prompts = [prompt_of(model, r) for r, _ in pairs]
+    weights = iter(attention_of(engine, model, sources, targets, prompts, batch_size, check))
+
+    def aligned(text: str, request: Request, generation: Generation) -> Iterator[Hypothesis]:
+        spans = source_spans(tokenizers[0], request.model or model, text, generation.source_tokens)
         for h in generation.hypotheses:
-            ends = written_after(tokenizer, h.tokens, h.text)
+            ends = written_after(tokenizers[1], h.tokens, h.text)
             made: Alignment = alignment(next(weights), text, spans, h.text, ends)
             yield replace(h, alignment=made)
 
-    return [replace(g, hypotheses=tuple(aligned(text, g))) for text, g in zip(texts, found, strict=True)]
+    each = zip(texts, requests, found, strict=True)
+    return [replace(g, hypotheses=tuple(aligned(text, r, g))) for text, r, g in each]

@@ -21,30 +21,40 @@ EXTRA_TOKENS = 50
 class Prepared:
     """The tokens of one text with their specials; ``truncated`` says that the text had more.
 
-    ``second_from``: where the second text of a pair begins, with its segment.
+    ``second_from``: where the second text of a pair begins, with its segment. ``prompt``: what a decoder beside an
+    encoder reads before the first token of a result; nothing: what the model says.
     """
 
     ids: tuple[int, ...]
     truncated: bool = False
     second_from: int | None = None
+    prompt: tuple[int, ...] = ()
 
 
 def prepare_source(
-    tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str, windows: bool = False
+    tokenizer: Tokenizer,
+    manifest: Manifest,
+    text: str,
+    overflow: Overflow,
+    name: str,
+    model: ModelSpec | None = None,
+    windows: bool = False,
 ) -> Prepared:
     """Text and special tokens, for an encoder. A text beyond the context is refused, or loses its end.
 
-    ``windows``: whether the caller could read it in windows instead, for the message.
+    ``model``: what that of the ``manifest`` is for the chosen languages. ``windows``: whether the caller could
+    read it in windows instead, for the message.
 
     Raises:
         ContextLengthError: too long, and ``overflow`` is ``error``.
     """
-    ids, model = tokenizer.encode(text, name), manifest.model
+    ids, model = tokenizer.encode(text, name), model or manifest.model
     specials = len(model.source(()))
     room = manifest.max_context - specials
     if len(ids) > room and overflow == "error":
         raise too_long(name, len(ids) + specials, manifest.max_context, windows=windows)
-    return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room)
+    prompt = model.decoder_prompt if model.decoder else ()
+    return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room, prompt=prompt)
 
 
 def prepare_pair(
@@ -114,7 +124,7 @@ def default_new_tokens(source_tokens: int, max_context: int) -> int:
 
 def new_token_room(manifest: Manifest, source_tokens: int) -> int:
     """New tokens that the context has room for: the decoder reads its prompt and every new token but the last."""
-    prompt = len(manifest.model.decoder_prompt) if manifest.model.encoder else source_tokens
+    prompt = manifest.model.prompt_length if manifest.model.encoder else source_tokens
     return manifest.max_context + 1 - prompt
 
 
@@ -202,7 +212,7 @@ def check_target(manifest: Manifest, ids: Sequence[int], name: str) -> None:
         ContextLengthError: too long.
     """
     model = manifest.model
-    tokens = len(ids) + (len(model.decoder_prompt) if model.encoder else int(model.starts_text))
+    tokens = len(ids) + (model.prompt_length if model.encoder else int(model.starts_text))
     if tokens > manifest.max_context:
         raise ContextLengthError(
             f"{name} has {tokens} tokens, more than the {manifest.max_context} this model reads: shorten it"

@@ -9,6 +9,7 @@ from typing import Any
 from .bundle import Bundle
 from .bundle.chat import CHAT_TEMPLATE_FILE
 from .bundle.decoding import Generation
+from .bundle.languages import LanguageSpec
 from .bundle.manifest import StackSpec, Variant
 from .bundle.schema import LATER
 
@@ -91,6 +92,8 @@ def _model(bundle: Bundle) -> Iterator[str]:
     if chat := bundle.manifest.chat:
         ends = f", an answer ends at token {', '.join(map(str, chat.end_ids))} too" if chat.end_ids else ""
         yield f"  chat template: {CHAT_TEMPLATE_FILE}{ends}"
+    if model.languages:
+        yield from _languages(model.languages)
     if bundle.manifest.alignment_layer is not None:
         yield f"  alignments: mean over the heads of decoder layer {bundle.manifest.alignment_layer}, counted from 0"
     if generation and generation.end_ids:
@@ -121,6 +124,15 @@ def _recommended(generation: Generation) -> Iterator[str]:
         values = dataclasses.asdict(generation.sampling)
         drawn = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
         yield f"  recommended sampling: {drawn}"
+
+
+def _languages(languages: LanguageSpec) -> Iterator[str]:
+    """All codes, and which are chosen where nobody chooses."""
+    yield f"  {len(languages.tokens)} languages: {', '.join(languages.tokens)}"
+    needed = "has to be chosen"
+    source = languages.default_source or (needed if languages.source else "is not asked for")
+    target = languages.default_target or (needed if languages.target != "source" else "none")
+    yield f"  languages by default: source {source}, target {target}"
 
 
 def _stack(stack: StackSpec) -> str:

@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 
 from .decoding import Progress as Done
 from .interrupt import Cancellation
+from .languages import Language
 from .options import EarlyStopping, Grammar, LengthNorm, Overflow, Phrase, Sampling
 
 
@@ -16,7 +17,8 @@ class StreamArguments(TypedDict, total=False):
     What is left out or ``None`` is as the bundle recommends (:mod:`edgewise.runtime.defaults`); with sampling or
     alternatives, ``beam_size`` is 1. ``sampling="recommended"`` draws as the bundle recommends. ``prefix``: what a
     result has to begin with, for all texts or one for each; with a ``prefix_bias``, what it is likelier to begin with.
-    ``cancellation``: ends the decoding from another thread.
+    ``cancellation``: ends the decoding from another thread. ``source``, ``target``: the languages of texts and of their
+    translations, by the codes that the bundle knows, one for all or one for each; ``None``: the bundle's own.
     """
 
     beam_size: int | None
@@ -45,9 +47,19 @@ class StreamArguments(TypedDict, total=False):
     deadline: float | None
     overflow: Overflow
     speculate: int | None
+    source: Language
+    target: Language
     prefix: str | Sequence[str]
     prefix_bias: float | None
     cancellation: Cancellation | None
+
+
+class ScoreArguments(TypedDict, total=False):
+    """Keyword arguments of scoring: ``batch_size`` texts at most go through together; the rest as in decoding."""
+
+    source: Language
+    target: Language
+    batch_size: int
 
 
 class DecodingArguments(StreamArguments, total=False):

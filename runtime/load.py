@@ -54,7 +54,9 @@ def load(
     from .engines import open_engine  # loads an engine's library, which a bundle that is refused need not wait for
 
     engine = open_engine(bundle, variant, device, threads or available_cpus())
-    return Session(bundle, variant, engine, Tokenizer.open(bundle.tokenizer_path))
+    source = bundle.source_tokenizer_path
+    own = Tokenizer.open(source) if source else None
+    return Session(bundle, variant, engine, Tokenizer.open(bundle.tokenizer_path), own)
 
 
 def check_names(target: str, precision: str) -> None:

@@ -14,7 +14,7 @@ from ..errors import EngineError, InputError, TokenizerError
 from .alignments import check_attention
 from .arguments import Batching, check_names, check_prefix_bias, count, each, listed, one_by_one
 from .bundle import Bundle
-from .bundle.manifest import Variant
+from .bundle.manifest import ModelSpec, Variant
 from .chatting import Chatting
 from .continuous import ContinuousBatch, Job, fill
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
@@ -33,7 +33,8 @@ from .inputs import (
     resolve_tokens,
 )
 from .interrupt import Watch
-from .keywords import DecodingArguments, IteratingArguments, StreamArguments
+from .keywords import DecodingArguments, IteratingArguments, ScoreArguments, StreamArguments
+from .languages import Directions
 from .options import DecodingOptions, Grammar, Overflow
 from .reading import BATCH_SIZE, EncodingArguments, PairArguments, Reading, ReadingArguments, Texts
 from .results import (
@@ -54,10 +55,12 @@ if TYPE_CHECKING:
     from .verification import VerificationReport
     from .verify import Progress
 
+Asked = tuple[str, str, ModelSpec]
+"""A text, its prefix, and what the model is for its languages."""
 READ_AHEAD = 16
 """Batches of texts that are read before the first of them goes through, where they come one by one."""
 
-_NO_OPTIONS = ("prefix", "cancellation", "batch_size", "max_batch_tokens", "progress", "continuous")
+_NO_OPTIONS = ("prefix", "source", "target", "cancellation", "batch_size", "max_batch_tokens", "progress", "continuous")
 _FOR_TASK = {
     "translate": "translate, stream or score",
     "generate": "generate, stream or score",
@@ -80,19 +83,33 @@ class Session(Reading, Chatting):
     :class:`~edgewise.errors.EngineError` if the engine fails, or the session is closed or was inherited by a fork.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, engine: Engine, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        source_tokenizer: Tokenizer | None = None,
+    ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.variant = variant
         self.tokenizer = tokenizer
+        self.source_tokenizer = source_tokenizer or tokenizer
         self._engine: Engine | None = engine
         self._grammars: GrammarCompiler | None = None
+        self._directions = Directions(bundle.manifest)
         self._pid = os.getpid()
-        if (greatest := tokenizer.greatest_id) >= (size := self.manifest.model.vocab_size):
-            raise TokenizerError(
-                f"the tokenizer has the token id {greatest}, and the model's vocabulary ends at {size - 1}: "
-                "it is another model's; export the bundle again"
-            )
+        model = self.manifest.model
+        for name, own, size in (
+            ("tokenizer", tokenizer, model.vocab_size),
+            ("tokenizer of sources", self.source_tokenizer, model.source_size),
+        ):
+            if (greatest := own.greatest_id) >= size:
+                raise TokenizerError(
+                    f"the {name} has the token id {greatest}, and the model's vocabulary ends at {size - 1}: "
+                    "it is another model's; export the bundle again"
+                )
 
     @property
     def engine(self) -> Engine:
@@ -145,7 +162,8 @@ class Session(Reading, Chatting):
         """Translate; keyword arguments: :class:`DecodingArguments`.
 
         ``n_best`` hypotheses (1) of a beam of ``beam_size``, ranked by the length penalty of
-        :class:`~edgewise.runtime.options.DecodingOptions`.
+        :class:`~edgewise.runtime.options.DecodingOptions`. A bundle of several languages translates from ``source`` to
+        ``target``, each one for all texts or a list of one for each.
         """
         self._require("translate", "translate")
         check_names("translate", arguments, DecodingArguments.__optional_keys__)
@@ -198,22 +216,28 @@ class Session(Reading, Chatting):
         )
 
     @overload
-    def score(self, sources: str, targets: str | None = None, *, batch_size: int = BATCH_SIZE) -> Score: ...
+    def score(self, sources: str, targets: str | None = None, **arguments: Unpack[ScoreArguments]) -> Score: ...
 
     @overload
-    def score(self, sources: Texts, targets: Texts | None = None, *, batch_size: int = BATCH_SIZE) -> list[Score]: ...
+    def score(
+        self, sources: Texts, targets: Texts | None = None, **arguments: Unpack[ScoreArguments]
+    ) -> list[Score]: ...
 
     def score(
-        self, sources: str | Texts, targets: str | Texts | None = None, *, batch_size: int = BATCH_SIZE
+        self, sources: str | Texts, targets: str | Texts | None = None, **arguments: Unpack[ScoreArguments]
     ) -> Score | list[Score]:
         """Token log-probabilities of given translations, or for a decoder-only model of the texts themselves.
 
-        A translation bundle takes ``sources`` and their ``targets``; a decoder-only one takes only ``sources``.
+        A translation bundle takes ``sources`` and their ``targets``, and the languages of both as :meth:`translate`
+        does; a decoder-only one takes only ``sources``.
         """
         self._require("score", "translate", "generate")
         if (self.manifest.task == "translate") != (targets is not None):
             raise InputError("score takes sources and targets of a translation bundle, and only texts of another one")
-        found = self._score(listed(sources), None if targets is None else listed(targets), count(batch_size))
+        check_names("score", arguments, ScoreArguments.__optional_keys__)
+        texts, batch_size = listed(sources), count(arguments.get("batch_size", BATCH_SIZE))
+        models = self._models(arguments, len(texts))
+        found = self._score(texts, None if targets is None else listed(targets), models, batch_size)
         return found[0] if isinstance(sources, str) else found
 
     @overload
@@ -317,19 +341,26 @@ class Session(Reading, Chatting):
             refuse_speculation(self.variant, self.engine.verify_tokens, options)
         return resolve_tokens(self.tokenizer, self.manifest, options)
 
-    def _request(self, text: str, options: DecodingOptions, name: str, prefix: str = "") -> Request:
+    def _models(self, arguments: StreamArguments | ScoreArguments, texts: int) -> list[ModelSpec]:
+        """What the model is for the languages of each of so many texts."""
+        return self._directions.of_each(arguments.get("source"), arguments.get("target"), texts)
+
+    def _request(self, text: str, options: DecodingOptions, name: str, model: ModelSpec, prefix: str = "") -> Request:
         if self.manifest.task == "translate":
-            source = prepare_source(self.tokenizer, self.manifest, text, options.overflow, name)
+            source = prepare_source(self.source_tokenizer, self.manifest, text, options.overflow, name, model)
         else:
             source = prepare_prompt(self.tokenizer, self.manifest, text, options, name)
-        return self._asked(source, options, name, prefix)
+        return self._asked(source, options, name, prefix, model)
 
-    def _asked(self, source: Prepared, options: DecodingOptions, name: str, prefix: str = "") -> Request:
+    def _asked(
+        self, source: Prepared, options: DecodingOptions, name: str, prefix: str = "", model: ModelSpec | None = None
+    ) -> Request:
         """What is asked for a text that has been read."""
         limit = new_token_limit(self.manifest, len(source.ids), options, name)
         request = Request(
             source=source,
             limit=limit,
+            model=model,
             prefix=prepare_prefix(self.tokenizer, prefix, limit, options, name),
             text_of=self.tokenizer.text_after(self._prompt(source)) if options.stop else None,
             grammar=self._grammar_rule(options.grammar) if options.grammar else None,
@@ -349,7 +380,8 @@ class Session(Reading, Chatting):
             raise InputError(f"stream gives one result, and {results} are asked for: call translate or generate")
         (prefix,) = each(arguments.get("prefix", ""), 1)
         watch = Watch(arguments.get("cancellation"), options.deadline)
-        request = self._request(text, options, "text" if streams else "text 0", prefix)
+        (model,) = self._models(arguments, 1)
+        request = self._request(text, options, "text" if streams else "text 0", model, prefix)
         return Job(text=text, request=request, options=options, watch=watch)
 
     def _grammar_rule(self, grammar: Grammar) -> Rule:
@@ -369,13 +401,15 @@ class Session(Reading, Chatting):
         options = self._options(arguments)
         watch = Watch(arguments.get("cancellation"), options.deadline)
         prefixes = each(arguments.get("prefix", ""), len(texts))
+        asked = zip(texts, prefixes, self._models(arguments, len(texts)), strict=True)
         batching = Batching.of(arguments, BATCH_SIZE)
-        return self._decoded(list(self._requests(zip(texts, prefixes, strict=True), options)), options, watch, batching)
+        return self._decoded(list(self._requests(asked, options)), options, watch, batching)
 
     def _decode_iter(self, texts: Iterable[str], arguments: IteratingArguments) -> Iterator[Generation]:
         options, batching = self._options(arguments), Batching.of(arguments, BATCH_SIZE)
         watch = Watch(arguments.get("cancellation"), options.deadline)
-        rest = one_by_one(texts, arguments.get("prefix", ""))
+        model = self._directions.of(arguments.get("source"), arguments.get("target"))
+        rest = ((text, prefix, model) for text, prefix in one_by_one(texts, arguments.get("prefix", "")))
         if batching.continuous:
             refuse_company(options)
             return self._filled(rest, options, watch, batching)
@@ -388,9 +422,10 @@ class Session(Reading, Chatting):
 
         return results()
 
-    def _requests(self, texts: Iterable[tuple[str, str]], options: DecodingOptions) -> Iterator[tuple[str, Request]]:
-        """Texts, each with its prefix, and what is asked for each."""
-        return ((t, self._request(t, options, f"text {i}", prefix)) for i, (t, prefix) in enumerate(texts))
+    def _requests(self, texts: Iterable[Asked], options: DecodingOptions) -> Iterator[tuple[str, Request]]:
+        """Texts, and what is asked for each."""
+        for i, (text, prefix, model) in enumerate(texts):
+            yield text, self._request(text, options, f"text {i}", model, prefix)
 
     def _decoded(
         self,
@@ -416,9 +451,9 @@ class Session(Reading, Chatting):
         return self._results(texts, requests, found, options, batching.batch_size)
 
     def _filled(
-        self, texts: Iterator[tuple[str, str]], options: DecodingOptions, watch: Watch, batching: Batching
+        self, texts: Iterator[Asked], options: DecodingOptions, watch: Watch, batching: Batching
     ) -> Iterator[Generation]:
-        """Decode texts, each with its prefix, in a batch whose free places the next of them take."""
+        """Decode texts in a batch whose free places the next of them take."""
         read = 0
 
         def jobs() -> Iterator[Job]:
@@ -459,16 +494,22 @@ class Session(Reading, Chatting):
         results = generations(self.tokenizer, requests, prompts, found, options)
         if not options.alignments:
             return results
+        tokenizers = self.source_tokenizer, self.tokenizer
         return with_alignments(
-            self.engine, self.manifest.model, self.tokenizer, texts, results, batch_size, self._check
+            self.engine, self.manifest.model, tokenizers, texts, requests, results, batch_size, self._check
         )
 
-    def _score(self, sources: list[str], targets: list[str] | None, batch_size: int) -> list[Score]:
+    def _score(
+        self, sources: list[str], targets: list[str] | None, models: list[ModelSpec], batch_size: int
+    ) -> list[Score]:
         if targets is not None and len(targets) != len(sources):
             raise InputError(f"there are {len(sources)} sources and {len(targets)} targets: pass one target a source")
         read = None
         if targets is not None:
-            read = [s.ids for s in self._sources(sources, "error", "source")]
+            read = [
+                prepare_source(self.source_tokenizer, self.manifest, text, "error", f"source {i}", model)
+                for i, (text, model) in enumerate(zip(sources, models, strict=True))
+            ]
         kind = "text" if targets is None else "target"
         texts = sources if targets is None else targets
         ids = [self.tokenizer.encode(text, f"{kind} {i}") for i, text in enumerate(texts)]
@@ -476,12 +517,10 @@ class Session(Reading, Chatting):
             check_target(self.manifest, target, f"{kind} {i}")
         return score_all(self.engine, self.manifest.model, read, ids, batch_size, self._check)
 
-    def _sources(
-        self, texts: list[str], overflow: Overflow, kind: str = "text", windows: bool = False
-    ) -> list[Prepared]:
+    def _sources(self, texts: list[str], overflow: Overflow, windows: bool = False) -> list[Prepared]:
         DecodingOptions(overflow=overflow)  # refuses a misspelt policy
         return [
-            prepare_source(self.tokenizer, self.manifest, text, overflow, f"{kind} {i}", windows)
+            prepare_source(self.tokenizer, self.manifest, text, overflow, f"text {i}", windows=windows)
             for i, text in enumerate(texts)
         ]
 

@@ -142,7 +142,7 @@ class _Replay:
     def _tokenizer(self, case: Case) -> None:
         check, tokenizer = self.comparisons[case.name], self.session.tokenizer
         if case.text is not None:
-            ids = self._ids(case.text, case.pair)
+            ids = self._ids(case, case.text)
             if ids != case.input_ids:
                 check.fault(f"tokenizer: the text becomes {_few(ids)}, expected {_few(case.input_ids)}")
         prompt = () if self.model.encoder else case.input_ids
@@ -150,31 +150,28 @@ class _Replay:
             if trace and (text := tokenizer.continuation(prompt, trace.tokens)) != trace.text:
                 check.fault(f"tokenizer: {_few(trace.tokens)} become {text[:80]!r}, expected {trace.text[:80]!r}")
 
-    def _ids(self, text: str, pair: str | None) -> tuple[int, ...]:
-        """What the network is given for ``text``, and for ``pair`` where it is the first of two."""
-        manifest, tokenizer = self.session.manifest, self.session.tokenizer
+    def _ids(self, case: Case, text: str) -> tuple[int, ...]:
+        """What the network is given for the ``text`` of a case, and for its ``pair`` where it is the first of two."""
+        manifest, tokenizer = self.session.manifest, self.session.source_tokenizer
         if manifest.task == "fill_mask":
             return masked_tokens(tokenizer, manifest, text)[0]
         ids = tokenizer.encode(text)
-        if pair is not None:
-            return self.model.pair(ids, tokenizer.encode(pair))
-        return self.model.prompt(ids) if manifest.task == "generate" else self.model.source(ids)
+        if case.pair is not None:
+            return self.model.pair(ids, tokenizer.encode(case.pair))
+        return self.model.prompt(ids) if manifest.task == "generate" else case.directed(self.model).source(ids)
 
     def _memory(self, cases: Sequence[Case]) -> Memory:
         if self.model.encoder is None:
             return None
-        return self.engine.encode_source(*right_pad([case.input_ids for case in cases], self.model.pad_id))
-
-    def _prompt(self, case: Case) -> tuple[int, ...]:
-        return self.model.decoder_prompt if self.model.encoder else case.input_ids
+        return self.engine.encode_source(*right_pad([case.input_ids for case in cases], self.model.pad_source))
 
     def _one_pass(self, batch: list[Case]) -> None:
         """Teacher-forced over whole sequences, padded."""
-        fed = [(*self._prompt(case), *case.greedy.tokens[:-1]) for case in batch if case.greedy]
+        fed = [(*case.prompt(self.model), *case.greedy.tokens[:-1]) for case in batch if case.greedy]
         logits = self.engine.decoder_logits(self._memory(batch), *right_pad(fed, self.model.pad_id))
         for row, case in zip(logits, batch, strict=True):
             assert case.greedy is not None
-            first = len(self._prompt(case)) - 1
+            first = len(case.prompt(self.model)) - 1
             for i, step in enumerate(case.greedy.steps):
                 token, log_prob = case.greedy.tokens[i], case.greedy.token_log_probs[i]
                 self.comparisons[case.name].step(f"one pass, token {i}", row[first + i], step, token, log_prob)
@@ -183,7 +180,7 @@ class _Replay:
 
     def _step_by_step(self, case: Case) -> None:
         """Teacher-forced through the cache, and the candidates that the engine chooses there."""
-        greedy, check, prompt = case.greedy, self.comparisons[case.name], self._prompt(case)
+        greedy, check, prompt = case.greedy, self.comparisons[case.name], case.prompt(self.model)
         assert greedy is not None
         run = self.engine.start(
             self._memory([case]), 1, 1, capacity(len(prompt), len(greedy.tokens)), self._candidates()
@@ -211,7 +208,8 @@ class _Replay:
 
     def _decode(self, case: Case, beam_size: int, length_penalty: float) -> TokenHypothesis:
         assert case.max_new_tokens is not None
-        request = Request(source=Prepared(ids=case.input_ids), limit=case.max_new_tokens)
+        source = Prepared(ids=case.input_ids, prompt=case.prompt(self.model))
+        request = Request(source=source, limit=case.max_new_tokens)
         options = DecodingOptions(beam_size=beam_size, length_penalty=length_penalty)
         return finish(start_search(self.engine, self.model, [request], options))[0][0]
 

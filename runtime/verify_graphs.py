@@ -97,7 +97,7 @@ class _Sentence:
         assert case.greedy is not None
         self.engine, self.model, self.case = engine, model, case
         self.tokens = case.greedy.tokens[:TOKENS]
-        self.prompt = model.decoder_prompt if model.encoder else case.input_ids
+        self.prompt = case.prompt(model)
         self.capacity = capacity(len(self.prompt), len(self.tokens))
         self.candidates = min(TOP_CANDIDATES, model.vocab_size)
 
@@ -105,7 +105,7 @@ class _Sentence:
         """Its source, encoded alone."""
         if self.model.encoder is None:
             return None
-        return self.engine.encode_source(*right_pad([self.case.input_ids], self.model.pad_id))
+        return self.engine.encode_source(*right_pad([self.case.input_ids], self.model.pad_source))
 
     def plain(self) -> _Plain:
         """A plain run of it."""
@@ -224,7 +224,8 @@ def _attend(engine: Engine, model: ModelSpec, sentences: Sequence[_Sentence], ch
 
 def _weights(engine: Engine, model: ModelSpec, sentences: Sequence[_Sentence]) -> list[Floats]:
     sources = [sentence.case.input_ids for sentence in sentences]
-    return attention_of(engine, model, sources, [s.tokens for s in sentences], max(1, len(sources)), lambda: None)
+    targets, prompts = [s.tokens for s in sentences], [s.prompt for s in sentences]
+    return attention_of(engine, model, sources, targets, prompts, max(1, len(sources)), lambda: None)
 
 
 def _no_distribution(where: str, weights: Floats) -> Iterator[str]:

@@ -20,7 +20,9 @@ from .family import ACTIVATIONS, Facts, Family, Fields
 from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .llama import LLAMA
+from .m2m100 import M2M100
 from .marian import MARIAN
+from .mbart import MBART
 from .mistral import MISTRAL
 from .qwen import QWEN2, QWEN3
 from .roberta import ROBERTA, XLM_ROBERTA
@@ -31,7 +33,8 @@ __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
 _ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA)
 _DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
-FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, MARIAN, BART, T5, MT5)
+_BOTH = (MARIAN, BART, MBART, M2M100, T5, MT5)
+FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, *_BOTH)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

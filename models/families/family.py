@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import CheckpointError, ConfigError
 from ..checkpoint import blueprint, filled
 from ..config import Activation, ModelConfig, Pooling
+from ..languages import LanguageConfig
 from ..transformer import Transformer
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -26,6 +27,8 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """Names of activations in Hugging Face's configurations (``ACT2FN`` in ``transformers/activations.py``)."""
 
+Around = tuple[tuple[int, ...], tuple[int, ...]]
+"""Tokens before a text, and after it."""
 _HARMLESS = """
     _attn_implementation _name_or_path architectures attention_dropout attention_probs_dropout_prob bos_token_id
     chunk_size_feed_forward classifier_dropout dtype eos_token_id finetuning_task gradient_checkpointing hidden_dropout
@@ -122,7 +125,8 @@ class Facts:
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
     ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
     that may not be generated, as either says. ``forced``: the first token that is generated, as the former says.
-    ``stored``: the names of the tensors that files hold.
+    ``languages``: those that texts choose from, where there are any. ``stored``: the names of the tensors that files
+    hold.
     """
 
     prefix: tuple[int, ...] = ()
@@ -136,6 +140,7 @@ class Facts:
     eos: int | list[int] | None = None
     suppressed: tuple[int, ...] = ()
     forced: int | None = None
+    languages: LanguageConfig | None = None
     stored: frozenset[str] = frozenset()
 
     def adds_start(self, fields: Fields, start: int) -> bool:
@@ -162,6 +167,23 @@ class Facts:
         return int(ends[0])
 
 
+def with_default_target(fields: Fields, facts: Facts, start: int | None) -> LanguageConfig | None:
+    """The languages; into which one is translated where nobody says, ``start`` or the token that is forced tells.
+
+    A ``start`` that has to be a language and is none, and a forced token that is none, are faults.
+    """
+    languages = facts.languages
+    assert languages is not None
+    forced = fields.get("forced_bos_token_id", int, None) if facts.forced is None else facts.forced
+    fields.ignore("forced_bos_token_id")
+    token = start if languages.target == "start" else forced
+    code = next((code for code, i in languages.tokens.items() if i == token), None)
+    if token is not None and code is None:
+        name = "decoder_start_token_id" if languages.target == "start" else "forced_bos_token_id"
+        fields.faults.append(f"{name} is {token}, expected the token of a language")
+    return replace(languages, default_target=code or languages.default_target)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One row of the table.
@@ -172,8 +194,10 @@ class Family:
     head does not use. ``transposed``: those of matrices that lie as ``(in, out)``. ``copies``: our names of tensors
     that must equal a parameter where there is none of their own, or stand for it where it is not in the file.
     ``zeros``: parameters that are 0 where a file lacks them. ``adapt``: their tensor, under our name, as this network
-    has it. ``unread_rows``: how many rows at the beginning of a parameter no text reads, by our name. ``tokenizer``:
-    the contents of a ``tokenizer.json`` out of the other files of a folder; ``None`` where they are not there.
+    has it. ``computed``: parameters that no file holds. ``unread_rows``: how many rows at the beginning of a parameter
+    no text reads, by our name. ``tokenizer``: the contents of a ``tokenizer.json`` out of the other files of a folder;
+    ``None`` where they are not there. ``languages``: those that texts choose from, of a folder, its configuration, its
+    tokenizer, and the tokens that this puts around a text.
 
     Raises:
         ConfigError: the row contradicts itself.
@@ -188,8 +212,10 @@ class Family:
     transposed: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     adapt: Callable[[str, Tensor, Facts], Tensor] = lambda name, tensor, facts: tensor
+    computed: Callable[[ModelConfig], Mapping[str, Tensor]] = lambda _: {}
     unread_rows: Callable[[ModelConfig], Mapping[str, int]] = lambda _: {}
     tokenizer: Callable[[Path, Mapping[str, Any]], str | None] = lambda folder, config: None
+    languages: Callable[[Path, Mapping[str, Any], Any, Around], LanguageConfig | None] = lambda *_: None
 
     def __post_init__(self) -> None:
         for name in ("architectures", "dropped", "transposed", "zeros"):
@@ -200,7 +226,7 @@ class Family:
             raise ConfigError("architectures is empty, expected the names that stand in config.json")
         if not callable(self.config):
             raise ConfigError(f"config is {self.config!r}, expected a function of Fields and Facts")
-        for name in ("adapt", "unread_rows", "tokenizer"):
+        for name in ("adapt", "computed", "unread_rows", "tokenizer", "languages"):
             if not callable(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected a function")
         self._check_names()
@@ -310,7 +336,8 @@ def build(
     found |= {
         name: torch.zeros(expected[name].shape) for name in family.zeros if name in expected.keys() - found.keys()
     }
-    return filled(plan, {name: family.adapt(name, tensor, facts) for name, tensor in found.items()}, where, faults)
+    found = {name: family.adapt(name, tensor, facts) for name, tensor in found.items()}
+    return filled(plan, {**found, **family.computed(plan.config)}, where, faults)
 
 
 def _equal(tensor: Tensor, copy: Tensor) -> bool:

@@ -100,7 +100,10 @@ def check_generation(generation: Mapping[str, Any], model: ModelConfig, where: s
         )
     if model.encoder is None or model.decoder is None:
         return
-    for name, own in (("decoder_start_token_id", model.start_id), ("forced_bos_token_id", model.forced_id)):
+    forced, languages = model.forced_id, model.languages
+    if languages is not None and languages.target == "forced":
+        forced = languages.tokens.get(languages.default_target or "")
+    for name, own in (("decoder_start_token_id", model.start_id), ("forced_bos_token_id", forced)):
         if name in given and given[name] != own:
             raise CheckpointError(
                 f"{where}: {name} is {given[name]!r}, and the network of config.json decodes with {own!r} there: "

@@ -59,7 +59,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     family = family_of(config, str(folder / CONFIG), others)
     made = family.tokenizer(folder, config)
     tokenizer = _tokenizer(folder, made)
-    facts = _facts(folder, config, tokenizer)
+    facts = _facts(folder, config, tokenizer, family)
     files = weight_files(folder)
     tensors = _tensors(files)
     model = build(family, config, tensors, facts, str(folder))
@@ -82,8 +82,10 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     )
 
 
-def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None) -> None:
+def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None, file: str = TOKENIZER) -> None:
     """Refuse a ``tokenizer.json`` that is damaged, or another network's; or a ``tokenizer`` made of other files.
+
+    ``file`` is what a message calls it.
 
     Raises:
         CheckpointError: it is.
@@ -93,7 +95,7 @@ def check_tokenizer(folder: Path, vocab_size: int, tokenizer: Any = None) -> Non
     vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocabulary > vocab_size:
         raise CheckpointError(
-            f"{folder / TOKENIZER} has ids up to {vocabulary - 1}, the network {vocab_size} tokens: it is another one's"
+            f"{folder / file} has ids up to {vocabulary - 1}, the network {vocab_size} tokens: it is another one's"
         )
 
 
@@ -147,7 +149,7 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
     return found
 
 
-def _facts(folder: Path, config: dict[str, Any], tokenizer: Any) -> Facts:
+def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family) -> Facts:
     prefix, suffix = special_tokens(folder, tokenizer)
     between, second_type = _between_pairs(tokenizer, prefix, suffix)
     generation = _optional(folder / GENERATION_CONFIG)
@@ -160,6 +162,7 @@ def _facts(folder: Path, config: dict[str, Any], tokenizer: Any) -> Facts:
         eos=generation.get("eos_token_id"),
         suppressed=_suppressed(folder, config, generation),
         forced=_forced(folder, generation),
+        languages=family.languages(folder, config, tokenizer, (prefix, suffix)),
     )
     sentences = read_sentences(folder)
     if sentences is None:
@@ -244,6 +247,15 @@ def _tokenizer(folder: Path, made: str | None = None) -> Any:
     file = folder / TOKENIZER
     if not made and not file.is_file():
         return _made_tokenizer(folder)
+    return read_tokenizer(file, made)
+
+
+def read_tokenizer(file: Path, made: str | None = None) -> Any:
+    """A tokenizer without truncation and padding; ``made``: contents in place of those of ``file``.
+
+    Raises:
+        CheckpointError: not one.
+    """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(made) if made else tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises the bare class

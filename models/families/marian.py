@@ -6,6 +6,7 @@ Reference: ``transformers/models/marian/modeling_marian.py`` and ``tokenization_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from torch import Tensor
 from ...errors import TokenizerError
 from ..checkpoint import read_json
 from ..config import ModelConfig, StackConfig
+from ..languages import LanguageConfig
 from ..sentencepiece.model import read_model
 from ..sentencepiece.tokenizer import tokenizer_json
-from .family import ACTIVATIONS, Facts, Family, Fields
+from .family import ACTIVATIONS, Around, Facts, Family, Fields
 
 SOURCE_PIECES, VOCABULARY, TOKENIZER_CONFIG = "source.spm", "vocab.json", "tokenizer_config.json"
+_TAG = re.compile(r">>([A-Za-z][A-Za-z0-9_.-]{0,63})<<")
 SUPPRESSED = -200.0
 """Added to the logit of what may not be generated: its probability is 0 in float32, its neighbours lose no digits."""
 
@@ -107,6 +110,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
             decoder=decoder,
             positions="sinusoidal_halves",
             scale_embeddings=scaled,
+            languages=facts.languages,
             tied=tied,
         )
 
@@ -149,7 +153,7 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
         raise TokenizerError(
             f"{folder / TOKENIZER_CONFIG}: separate_vocabs is not false: source and target need one vocabulary"
         )
-    tokens = _tokens(folder / VOCABULARY)
+    tokens = vocabulary_tokens(folder / VOCABULARY)
     special = ["</s>", "<unk>", "<pad>"]
     if absent := [token for token in special if token not in tokens]:
         raise TokenizerError(f"{folder / VOCABULARY} lacks {', '.join(absent)}: copy the model again")
@@ -158,7 +162,16 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
     return tokenizer_json(model, tokens, special, "<unk>", tags, runs=True)
 
 
-def _tokens(file: Path) -> list[str]:
+def _languages(folder: Path, config: Mapping[str, Any], tokenizer: Any, around: Around) -> LanguageConfig | None:
+    """Those that the tags in ``vocab.json`` translate into; none where it has no tags."""
+    if not (folder / VOCABULARY).is_file():
+        return None
+    tags = ((_TAG.fullmatch(token), i) for i, token in enumerate(vocabulary_tokens(folder / VOCABULARY)))
+    found = {match[1]: i for match, i in tags if match}
+    return LanguageConfig(tokens=found, target="source") if found else None
+
+
+def vocabulary_tokens(file: Path) -> list[str]:
     """The tokens of a ``vocab.json`` by id."""
     data = read_json(file)
     if not isinstance(data, dict) or sorted(data.values(), key=repr) != sorted(range(len(data)), key=repr):
@@ -179,4 +192,5 @@ MARIAN = Family(
     zeros=("vocabulary_bias",),
     adapt=_adapt,
     tokenizer=_tokenizer,
+    languages=_languages,
 )

@@ -19,22 +19,25 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
-from ..checkpoint import Checkpoint, plain_name, read_tensors
+from ..checkpoint import SOURCE_TOKENIZER, Checkpoint, plain_name, read_tensors
 from ..config import ModelConfig, StackConfig
 from ..pickled import read_pickled
 from .family import Facts, Family, Fields, build
-from .huggingface import check_tokenizer, notice_of
+from .huggingface import check_tokenizer, notice_of, read_tokenizer
 
 FIELDS = """
     weights, state                      the file, beside this one; the name in it under which the dictionary lies
     kind                                encoder-decoder, decoder (an encoder under a causal mask) or encoder
     [arguments]                         of the module or its layers, as written when it was made
     [text]                              vocab_size, pad_id, start_id, end_id, mask_id, max_positions, scale_embeddings,
-                                        starts_source (start_id before a source, too), tied, output_bias
-    [names]                             encoder, decoder, embedding, positions, output, dropped
+                                        starts_source (start_id before a source, too), tied, output_bias; of sources
+                                        with an embedding of their own source_vocab_size, source_pad_id,
+                                        source_start_id, source_end_id, each as without "source_" where left out
+    [names]                             encoder, decoder, embedding, source_embedding, positions, output, dropped
 """
 MAX_BYTES = 1 << 20  # of the file: it is written by hand
 _ARGUMENTS_WITHOUT_EFFECT = ("dropout", "batch_first", "enable_nested_tensor", "mask_check", "device", "dtype")
+_OF_SOURCES = ("source_vocab_size", "source_pad_id", "source_start_id", "source_end_id")
 _STACKS = {"encoder-decoder": ("encoder", "decoder"), "decoder": ("decoder",), "encoder": ("encoder",)}
 _LAYER = {
     "self_attn.out_proj": "attention.output",
@@ -58,6 +61,8 @@ def is_torch_nn(file: Path) -> bool:
 def read_torch_nn(file: Path) -> Checkpoint:
     """Read the checkpoint that ``file`` describes, strictly; ``tokenizer.json`` lies beside it.
 
+    ``source_tokenizer.json``, too, where sources have a vocabulary of their own.
+
     Raises:
         CheckpointError: a file is missing or damaged, or a tensor missing, unknown, misshapen or not finite.
         ConfigError: a field is missing, wrong or unknown; all of them in one message.
@@ -69,6 +74,15 @@ def read_torch_nn(file: Path) -> Checkpoint:
     tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickled(weights, state)
     model = build(description.family, {}, description.completed(tensors), Facts(), str(weights))
     check_tokenizer(folder, config.vocab_size)
+    source = folder / SOURCE_TOKENIZER
+    own = config.source_vocab_size is not None and source.is_file()
+    if own:
+        check_tokenizer(folder, config.source_vocab_size or 0, read_tokenizer(source), SOURCE_TOKENIZER)
+    elif config.source_vocab_size not in (None, config.vocab_size):
+        raise CheckpointError(
+            f"{folder} has no {SOURCE_TOKENIZER}: sources have a vocabulary of {config.source_vocab_size}, and "
+            f"translations one of {config.vocab_size}"
+        )
     return Checkpoint(
         model=model.eval().requires_grad_(False),
         folder=folder,
@@ -78,6 +92,7 @@ def read_torch_nn(file: Path) -> Checkpoint:
         beam_size=1,
         training={"recipe": f"torch.nn.Transformer, {description.kind}, as {file.name} describes it"},
         notice=notice_of(folder),
+        source_tokenizer=source.read_text(encoding="utf-8") if own else None,
     )
 
 
@@ -129,12 +144,21 @@ class Description:
         text |= {name: fields.get(f"text.{name}", bool, True) for name in ("scale_embeddings", "output_bias")}
         text["tied"] = fields.get("text.tied", bool, False)
         starts = fields.get("text.starts_source", bool, None)
+        own = fields.get("names.source_embedding", str, None)
+        source = {name: fields.get(f"text.{name}", int, None) for name in _OF_SOURCES}
+        if own is None and (given := [name for name in _OF_SOURCES if source[name] is not None]):
+            fields.faults.append(f"text.{given[0]} needs names.source_embedding, an embedding of the encoder's own")
+        if own is not None:
+            shared = {"source_vocab_size": text["vocab_size"], "source_start_id": text["start_id"]}
+            text |= source | {name: value for name, value in shared.items() if source[name] is None}
+            text["source_start_id"] = text["source_start_id"] if starts else None
         if starts is not None and self.kind != "encoder-decoder":
             fields.faults.append(f"text.starts_source belongs to an encoder-decoder, not to kind {self.kind!r}")
         if self.kind == "encoder" and text["mask_id"] is None:
             fields.faults.append("text.mask_id is missing: an encoder alone predicts words for that token")
         self._names = {name: fields.get(f"names.{name}", str) for name in (*stacks, "embedding")}
         unnamed = {"default": "output"} if text["tied"] else {}  # then there need not be a module
+        self._source_embedding = own
         self._names["output"] = fields.get("names.output", str, **unnamed)
         self._positions = fields.get("names.positions", str, None)
         self._dropped = fields.get("names.dropped", list, [])
@@ -146,7 +170,7 @@ class Description:
 
         def make() -> ModelConfig:
             made: dict[str, Any] = {name: StackConfig(**values) for name, values in stacks.items()}
-            return ModelConfig(**text, **made, positions=positions, adds_start=starts)
+            return ModelConfig(**text, **made, positions=positions, adds_start=starts if own is None else None)
 
         return fields.build(make)
 
@@ -175,6 +199,8 @@ class Description:
         output = self._names["output"]
         keys |= {f"{output}.weight": "vocabulary.weight", f"{output}.bias": "vocabulary_bias"}
         keys[self._names["embedding"]] = "embedding"
+        if self._source_embedding is not None:
+            keys[self._source_embedding] = "source_embedding"
         if self._positions is not None:
             keys[self._positions] = "positions"
         copies = {"vocabulary.weight": "embedding.weight"} if self.config.tied else {}

@@ -18,6 +18,10 @@ SPACE = "▁"
 OPENS, CLOSES = ">>", "<<"
 
 
+MARKS = "".join(map(chr, range(0xFDD0, 0xFDF0)))
+"""Noncharacters that may be :class:`Marks`."""
+
+
 @dataclass(frozen=True)
 class Marks:
     """Characters that neither pieces nor, once they are normalized, texts have.
@@ -41,7 +45,7 @@ class Marks:
             TokenizerError: fewer than five are left.
         """
         used = set().union(*texts)
-        free = [chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in used][:5]
+        free = [mark for mark in MARKS if mark not in used][:5]
         if len(free) < 5:
             raise TokenizerError(
                 f"the pieces use all but {len(free)} of the noncharacters U+FDD0 to U+FDEF, expected five to be left: "

@@ -21,6 +21,7 @@ from .manifest import (
     MANIFEST_FILE,
     RECORDED,
     REPORT_FILE,
+    SOURCE_TOKENIZER_FILE,
     TOKENIZER_FILE,
     GraphSpec,
     Manifest,
@@ -132,6 +133,11 @@ class Bundle:
     def tokenizer_path(self) -> Path:
         """The tokenizer file, in the format of the ``tokenizers`` library."""
         return self.path / TOKENIZER_FILE
+
+    @property
+    def source_tokenizer_path(self) -> Path | None:
+        """That of sources, where they have a vocabulary of their own."""
+        return self.path / SOURCE_TOKENIZER_FILE if self.manifest.file(SOURCE_TOKENIZER_FILE) else None
 
     def cases(self) -> ReferenceCases:
         """The reference cases, read and checked against the model.

@@ -151,7 +151,8 @@ class Case:
 
     ``input_ids`` are what the network was given, special tokens included: a source with its end token, a prompt with
     its start token. ``text`` is ``None`` where no text gives these ids; ``pair`` is the second text of a pair, whose
-    segment begins at ``second_from`` of the ids. ``max_new_tokens`` bounded both searches.
+    segment begins at ``second_from`` of the ids. ``max_new_tokens`` bounded both searches. ``source_language``,
+    ``target_language``: those of the text and of its translation where the model takes them from a request.
     """
 
     name: Annotated[str, Text(64, r"[a-z0-9][a-z0-9-]*")]
@@ -166,6 +167,16 @@ class Case:
     token_scores: Annotated[tuple[TokenScores, ...], Length(1, 65_536)] | None = field(default=None, metadata=LATER)
     pair: Annotated[str, Text(1_000_000)] | None = field(default=None, metadata=LATER)
     second_from: Annotated[int, Between(0, 65_535)] | None = field(default=None, metadata=LATER)
+    source_language: Annotated[str, Text(64)] | None = field(default=None, metadata=LATER)
+    target_language: Annotated[str, Text(64)] | None = field(default=None, metadata=LATER)
+
+    def directed(self, model: ModelSpec) -> ModelSpec:
+        """What ``model`` is for the languages of this case."""
+        return model.directed(self.source_language, self.target_language)
+
+    def prompt(self, model: ModelSpec) -> tuple[int, ...]:
+        """What the decoder of ``model`` reads before the first token of a result."""
+        return self.directed(model).decoder_prompt if model.encoder else self.input_ids
 
     def __post_init__(self) -> None:
         for kind, places in (("masked", self.masked), ("token_scores", self.token_scores)):
@@ -225,9 +236,12 @@ class ReferenceCases:
         Raises:
             BundleFormatError: a token id beyond the vocabulary, other classes, or a vector of another length.
         """
-        largest = max([*self.logit_ids, *(t for case in self.cases for t in _ids(case))])
-        if largest >= model.vocab_size:
-            raise_faults(where, [f"token id {largest}, expected ids below vocab_size ({model.vocab_size})"])
+        read = model.source_size if model.encoder and model.decoder else model.vocab_size
+        largest = max([0, *self.logit_ids, *(t for case in self.cases for t in _ids(case))])
+        largest_read = max(t for case in self.cases for t in case.input_ids)
+        for token, size in ((largest, model.vocab_size), (largest_read, read)):
+            if token >= size:
+                raise_faults(where, [f"token id {token}, expected ids below vocab_size ({size})"])
         for case in self.cases:
             known = case.classified is None or (
                 len(case.classified.logits) == len(model.class_names) and case.classified.label in model.class_names
@@ -247,7 +261,6 @@ def _steps(case: Case) -> tuple[Step, ...]:
 
 
 def _ids(case: Case) -> Iterator[int]:
-    yield from case.input_ids
     yield from case.greedy.tokens if case.greedy else ()
     yield from case.beam.tokens if case.beam else ()
     for step in _steps(case):

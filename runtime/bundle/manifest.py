@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from ...errors import BundleFormatError
 from . import signature
 from .chat import CHAT_TEMPLATE_FILE, ChatSpec
 from .decoding import Generation
+from .languages import LanguageSpec
 from .schema import (
     LATER,
     Between,
@@ -36,6 +37,7 @@ FORMAT_VERSION = 1  # a reader refuses a higher one; raise it when an older read
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
+SOURCE_TOKENIZER_FILE = "source_tokenizer.json"
 CASES_FILE = "reference/cases.json"
 REPORT_FILE = "report.json"
 LICENSE_FILE = "LICENSE"
@@ -129,6 +131,11 @@ class ModelSpec:
     second_segment: Annotated[int, Between(0, 2**24)] = field(default=0, metadata=LATER)
     source_start_id: _Token | None = field(default=None, metadata=LATER)
     forced_id: _Token | None = field(default=None, metadata=LATER)
+    source_last_id: _Token | None = field(default=None, metadata=LATER)
+    languages: LanguageSpec | None = field(default=None, metadata=LATER)
+    source_vocab_size: Annotated[int, Between(4, 2**24)] | None = field(default=None, metadata=LATER)
+    source_end_id: _Token | None = field(default=None, metadata=LATER)
+    source_pad_id: _Token | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._contradictions())
@@ -146,13 +153,38 @@ class ModelSpec:
             yield "a model needs an encoder, a decoder, or both"
         if self.encoder and self.decoder and self.encoder.d_model != self.decoder.d_model:
             yield f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})"
-        if (self.encoder is None or self.decoder is None) and (self.source_start_id, self.forced_id) != (None, None):
-            yield "source_start_id and forced_id belong to an encoder beside a decoder"
-        for name in ("pad_id", "start_id", "end_id", "mask_id", "source_start_id", "forced_id"):
+        both = ("forced_id", "source_vocab_size", *_OF_SOURCES)
+        if (self.encoder is None or self.decoder is None) and any(getattr(self, n) is not None for n in both):
+            yield f"{', '.join(both)} belong to an encoder beside a decoder"
+        if self.source_vocab_size is None and (self.source_end_id, self.source_pad_id) != (None, None):
+            yield "source_end_id and source_pad_id need source_vocab_size"
+        if self.source_vocab_size is not None and self.adds_start:
+            yield "adds_start is for one vocabulary: before sources of another one stands source_start_id"
+        for name in ("pad_id", "start_id", "end_id", "mask_id", "forced_id"):
             value = getattr(self, name)
             if value is not None and value >= self.vocab_size:
                 yield f"{name} ({value}) must be below vocab_size ({self.vocab_size})"
+        for name in (*_OF_SOURCES, "end_source", "pad_source"):
+            value = getattr(self, name)
+            if self.decoder and self.encoder and value is not None and value >= self.source_size:
+                yield f"{name} ({value}) must be below the {self.source_size} tokens of sources"
         yield from self._class_contradictions()
+        yield from self._language_contradictions()
+
+    def _language_contradictions(self) -> Iterator[str]:
+        languages = self.languages
+        if languages is None:
+            return
+        if self.encoder is None or self.decoder is None:
+            yield "languages belong to an encoder beside a decoder"
+        sizes = [self.source_size] if languages.source or languages.target == "source" else []
+        size = min([*sizes, *([] if languages.target == "source" else [self.vocab_size])])
+        if beyond := [code for code, token in languages.tokens.items() if token >= size]:
+            yield f"the token of language {beyond[0]!r} must be below vocab_size ({size})"
+        some = next(iter(languages.tokens))
+        taken = [n for n in languages.ids(some, some) if n != "start_id" and getattr(self, n) is not None]
+        if taken:
+            yield f"{taken[0]} ({getattr(self, taken[0])}) stands where a language's token does"
 
     def _class_contradictions(self) -> Iterator[str]:
         distinct = len(set(self.class_names))
@@ -163,6 +195,21 @@ class ModelSpec:
             yield f"a {self.head!r} head cannot have {len(self.class_names)} class_names: it takes {wanted}"
         if self.class_scores != "softmax" and self.head != "classes":
             yield f"a {self.head!r} head cannot have class_scores {self.class_scores!r}"
+
+    @property
+    def source_size(self) -> int:
+        """Tokens that an encoder's embedding has."""
+        return self.vocab_size if self.source_vocab_size is None else self.source_vocab_size
+
+    @property
+    def end_source(self) -> int:
+        """What ends a text that an encoder reads."""
+        return self.end_id if self.source_end_id is None else self.source_end_id
+
+    @property
+    def pad_source(self) -> int:
+        """What pads a text that an encoder reads."""
+        return self.pad_id if self.source_pad_id is None else self.source_pad_id
 
     @property
     def starts_text(self) -> bool:
@@ -178,10 +225,27 @@ class ModelSpec:
         """What a decoder beside an encoder reads before the first token of a result."""
         return (self.start_id,) if self.forced_id is None else (self.start_id, self.forced_id)
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of :attr:`decoder_prompt`, with that of a language where one is chosen."""
+        chosen = self.languages is not None and self.languages.target == "forced"
+        return len(self.decoder_prompt) + int(chosen)
+
+    def directed(self, source: str | None, target: str | None) -> ModelSpec:
+        """What this is for a text in language ``source`` and its translation into ``target``, both of its languages.
+
+        ``None``: no token of that language stands anywhere.
+        """
+        if self.languages is None:
+            return self
+        ids: dict[str, Any] = self.languages.ids(source, target)
+        return replace(self, languages=None, **ids)
+
     def source(self, ids: Sequence[int]) -> tuple[int, ...]:
         """What an encoder reads of a text's ``ids``."""
         start = self.start_id if self.starts_text else self.source_start_id
-        return (*ids, self.end_id) if start is None else (start, *ids, self.end_id)
+        before = () if start is None else (start,)
+        return (*before, *ids, self.end_source, *(() if self.source_last_id is None else (self.source_last_id,)))
 
     def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
         """What an encoder reads of two texts' ids; where the second begins, :meth:`second_from` says."""
@@ -203,6 +267,7 @@ class ModelSpec:
         return from_json(cls, parse_json(dump_json(kept), "model"), "model")
 
 
+_OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
 REFERENCE_ONLY = frozenset(
     {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
     | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform", "window_rope", "logit_cap"}
@@ -395,6 +460,8 @@ class Manifest:
         chat = {CHAT_TEMPLATE_FILE} if self.chat else set()
         if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs | quantized | chat) - listed:
             yield f"files lacks {', '.join(sorted(absent))}"
+        if SOURCE_TOKENIZER_FILE in listed and self.model.source_vocab_size is None:
+            yield f"files lists {SOURCE_TOKENIZER_FILE}, and the model has one vocabulary"
         if MANIFEST_FILE in listed:
             yield f"files lists {MANIFEST_FILE}, which cannot hold its own hash"
 

@@ -19,7 +19,6 @@ from edgewise.models.attention import cross_attention_weights
 from edgewise.models.decode_options import Naive, Options
 from edgewise.models.transformer import Transformer
 from edgewise.runtime.beams import BeamRequest
-from edgewise.runtime.bundle.manifest import ModelSpec
 from edgewise.runtime.coverage import attention_from
 from edgewise.runtime.draws import SampleRequest
 from edgewise.runtime.engine import Candidates
@@ -108,9 +107,9 @@ def decoded(
     """Every source with its own task, in one run."""
     engine = TorchEngine(model)
     ids, mask = decode.right_pad(sources, model.config.pad_id)
-    memory, spec = engine.encode_source(ids.numpy(), mask.numpy()), ModelSpec.from_json(model.config.to_json())
+    memory = engine.encode_source(ids.numpy(), mask.numpy())
     tasks = [
-        replace(t, attention=attention_from(engine, spec, memory, place, len(source)))
+        replace(t, attention=attention_from(engine, (START,), memory, place, len(source)))
         for place, (t, source) in enumerate(zip(tasks, sources, strict=True))
     ]
     requests: list[RequestSearch] = [SampleRequest(t) if t.options.sampling else BeamRequest(t) for t in tasks]

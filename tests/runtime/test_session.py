@@ -237,7 +237,7 @@ def test_a_result_scores_itself() -> None:
     session = session_for("translate", 1, end_bias=2.0)
     result = session.translate("A man is riding", max_new_tokens=30)
     assert result.hypotheses[0].finish_reason == "end"
-    source, target = result.source_tokens, result.tokens[:-1]
+    source, target = Prepared(ids=result.source_tokens, prompt=(START,)), result.tokens[:-1]
     (found,) = score_all(session.engine, session.manifest.model, [source], [target], 1, lambda: None)
     assert found.tokens == result.tokens
     assert found.token_log_probs == pytest.approx(result.hypotheses[0].token_log_probs, abs=1e-5)
