@@ -11,7 +11,7 @@ from typing import Unpack
 from ..errors import InputError
 from .arguments import check_names, each
 from .bundle import Bundle
-from .bundle.manifest import Manifest
+from .bundle.manifest import Manifest, ModelSpec
 from .chat import ChatTemplate, Message
 from .continuous import Job
 from .decoding import Request, decode_all
@@ -49,7 +49,12 @@ class Chatting:
     def _options(self, arguments: StreamArguments) -> DecodingOptions:
         raise NotImplementedError
 
-    def _asked(self, source: Prepared, options: DecodingOptions, name: str, prefix: str = "") -> Request:
+    def _models(self, arguments: StreamArguments, texts: int) -> list[ModelSpec]:
+        raise NotImplementedError
+
+    def _asked(
+        self, source: Prepared, options: DecodingOptions, name: str, prefix: str = "", model: ModelSpec | None = None
+    ) -> Request:
         raise NotImplementedError
 
     def _generation_of(self, job: Job) -> Generation:
@@ -130,6 +135,7 @@ class Chatting:
         if method == "chat_stream" and max(options.n_best, options.rows if options.beam_size == 1 else 1) > 1:
             raise InputError("chat_stream gives one answer, and several are asked for: call chat")
         (prefix,) = each(arguments.get("prefix", ""), 1)
+        (model,) = self._models(arguments, 1)
         watch = Watch(arguments.get("cancellation"), options.deadline)
         given = arguments.get("max_new_tokens")
         wanted = given or max(min(ANSWER_TOKENS, self.manifest.max_context // 2), options.min_new_tokens)
@@ -137,7 +143,7 @@ class Chatting:
         if given is None:
             room = new_token_room(self.manifest, len(source.ids))
             options = replace(options, max_new_tokens=min(room, ANSWER_TOKENS))
-        return Job(request=self._asked(source, options, "the chat", prefix), options=options, watch=watch)
+        return Job(request=self._asked(source, options, "the chat", prefix, model), options=options, watch=watch)
 
     def _chat_options(self, arguments: StreamArguments) -> DecodingOptions:
         assert self.manifest.chat is not None

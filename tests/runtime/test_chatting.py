@@ -146,6 +146,11 @@ def test_one_answer_of_a_stream(opened: Opened) -> None:
         opened().chat([QUESTION], alignments=True)  # type: ignore[call-arg]
 
 
+def test_languages_of_a_chat(opened: Opened) -> None:
+    with pytest.raises(InputError, match=r"target \('de'\): bundle '.*' has no languages to choose from; leave it out"):
+        opened().chat([QUESTION], target="de")
+
+
 def test_many_callers(opened: Opened) -> None:
     session = opened()
     chats: list[Any] = [[QUESTION], [SYSTEM, QUESTION], [QUESTION, ANSWER, QUESTION]]
