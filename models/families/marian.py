@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...errors import TokenizerError
-from ..checkpoint import read_json
 from ..config import ModelConfig, StackConfig
+from ..files import read_json
 from ..sentencepiece.model import read_model
 from ..sentencepiece.tokenizer import tokenizer_json
 from .family import ACTIVATIONS, Facts, Family, Fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOURCE_PIECES, VOCABULARY, TOKENIZER_CONFIG = "source.spm", "vocab.json", "tokenizer_config.json"
 SUPPRESSED = -200.0
