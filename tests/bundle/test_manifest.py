@@ -108,7 +108,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "provenance lacks checkpoint_sha256, edgewise",
     ),
     "growing cache of another graph": (
-        lambda data: data["variants"][0].update(target="openvino", cache=data["variants"][0]["cache"] | GROWING),
+        lambda data: data["variants"][0].update(target="openvino", folder="openvino-fp32", cache=data["variants"][0]["cache"] | GROWING),
         "variant openvino-fp32 has a growing cache, which belongs to target cpu and a graph 'decoder'",
     ),
     "not a hash": (put("files.0.sha256", "f" * 63), r"files\[0\].sha256 is 'f+', expected text that matches"),
