@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
 
 from . import __version__
-from .errors import ConfigError, ExportError, GateError
+from .errors import ConfigError, GateError
 from .export.activations import Inputs, record_inputs
 from .export.cases import record_cases
 from .export.portable import portable_graphs
@@ -29,6 +25,8 @@ from .models.checkpoint import Checkpoint
 from .models.config import ModelConfig
 from .models.data import read_lines
 from .models.open import open_checkpoint
+from .pipeline_output import LENGTH_PENALTY, NO_LICENCE, licence_of, whole_or_nothing
+from .pipeline_output import BuildReport as BuildReport
 from .quantize import gate
 from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
@@ -37,7 +35,6 @@ from .runtime.bundle.cases import ReferenceCases, write_cases
 from .runtime.bundle.manifest import (
     CASES_FILE,
     LICENSE_FILE,
-    MANIFEST_FILE,
     RECORDED,
     REPORT_FILE,
     TOKENIZER_FILE,
@@ -45,7 +42,6 @@ from .runtime.bundle.manifest import (
     Generation,
     KernelChoice,
     Languages,
-    Licence,
     Manifest,
     ModelSpec,
     Task,
@@ -60,35 +56,6 @@ from .runtime.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
 KernelChooser = Callable[[dict[str, ir.Model], str, str], dict[str, Kernel]]
-
-LENGTH_PENALTY = 0.6
-NO_LICENCE = "No licence file was found."
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildReport:
-    """What was built: bytes a variant, and the gate's table where there was text to judge by."""
-
-    bundle: Path
-    variant_bytes: dict[str, int]
-    gate: tuple[gate.Row, ...]
-    metric: str
-    max_drop: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in ``report.json``."""
-        return {
-            "bytes": self.variant_bytes,
-            "metric": self.metric,
-            "max_drop": self.max_drop,
-            "gate": [row.to_json() for row in self.gate],
-        }
-
-    def table(self) -> str:
-        """For people to read."""
-        sizes = [f"{name:<16} {size:>12,} bytes" for name, size in self.variant_bytes.items()]
-        judged = [f"\n{self.metric}", gate.table(self.gate)] if self.gate else []
-        return "\n".join([str(self.bundle), *sizes, *judged])
 
 
 def measured_kernels(
@@ -132,7 +99,7 @@ def export_bundle(
     judged = texts is not None and set(precisions) != {"fp32"}
     wanted = variants_made(targets, ["fp32", *precisions] if judged else precisions)
     variants_made(targets, precisions)
-    with _whole_or_nothing(out) as folder:
+    with whole_or_nothing(out) as folder:
         builder = _Builder(checkpoint, task, folder, progress)
         builder.record()
         for target, precision in wanted:
@@ -245,7 +212,7 @@ class _Builder:
             max_context=self.max_context,
             generation=generation if self.model.decoder else None,
             languages=Languages(source=languages[0], target=languages[1]) if languages else None,
-            licence=self._licence(),
+            licence=licence_of(self.checkpoint.notice),
             provenance={
                 "edgewise": __version__,
                 "checkpoint_sha256": self.checkpoint.sha256,
@@ -257,11 +224,6 @@ class _Builder:
             alignment_layer=alignment_layer(self.portable),
         )
         write_manifest(self.folder, manifest)
-
-    def _licence(self) -> Licence:
-        """The notice of the weights; its first line is their licence's name."""
-        notice = self.checkpoint.notice.strip() or NO_LICENCE
-        return Licence(name=notice.splitlines()[0][:200], notice=notice)
 
     def report(
         self, out: Path, precisions: Sequence[str], rows: tuple[gate.Row, ...], max_drop: float | None
@@ -298,22 +260,3 @@ def _refuse_fallen(rows: tuple[gate.Row, ...], max_drop: float, table: str) -> N
         gate.check(rows, max_drop)
     except GateError as error:
         raise GateError(f"{error}\n{table}") from None
-
-
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that takes its name at the end, or vanishes."""
-    if out.exists() and not (out / MANIFEST_FILE).is_file():
-        raise ExportError(f"{out} exists and is no bundle: choose another folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    replaced = folder.with_name(f"{folder.name}.old")
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if out.exists():
-            out.rename(replaced)
-        folder.rename(out)
-    finally:
-        for rest in (folder, replaced):
-            shutil.rmtree(rest, ignore_errors=True)
