@@ -14,13 +14,14 @@ import onnx_ir as ir
 import torch
 
 from . import __version__
-from .errors import ConfigError, GateError
+from .errors import ConfigError, GateError, TokenizerError
 from .export.activations import Inputs, record_inputs
 from .export.cases import record_cases
 from .export.portable import portable_graphs
 from .export.quantized_cases import record_quantized
 from .export.variants import LAYOUTS, alignment_layer, variant_graphs
 from .export.weights import write_graphs
+from .models.chat import ChatSource
 from .models.checkpoint import Checkpoint
 from .models.config import ModelConfig
 from .models.data import read_lines
@@ -30,8 +31,11 @@ from .pipeline_output import BuildReport as BuildReport
 from .quantize import gate
 from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
+from .quantize.scaling import scalings
 from .quantize.schemes import Kernel, scheme_of
 from .runtime.bundle.cases import ReferenceCases, write_cases
+from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
+from .runtime.bundle.decoding import Generation
 from .runtime.bundle.manifest import (
     CASES_FILE,
     LICENSE_FILE,
@@ -39,7 +43,6 @@ from .runtime.bundle.manifest import (
     REPORT_FILE,
     TOKENIZER_FILE,
     CacheSpec,
-    Generation,
     KernelChoice,
     Languages,
     Manifest,
@@ -51,6 +54,8 @@ from .runtime.bundle.manifest import (
 )
 from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
+from .runtime.bundle.schema import from_json
+from .runtime.chat import ChatTemplate
 from .runtime.load import load
 from .runtime.tokenizer import Tokenizer
 
@@ -152,6 +157,7 @@ class _Builder:
         self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
         checkpoint.write_tokenizer(folder / TOKENIZER_FILE)
         (folder / LICENSE_FILE).write_text(checkpoint.notice or f"{NO_LICENCE}\n", encoding="utf-8")
+        self.chat, self.no_chat = chat_spec(checkpoint.chat if task == "generate" else None, folder, self.model)
 
     def record(self) -> None:
         """The reference cases, while the reference is at hand."""
@@ -173,12 +179,13 @@ class _Builder:
     def add(self, target: str, precision: str, kernels: KernelChooser | None) -> None:
         """One variant: quantized, rewritten for its target, written, and what its integers give."""
         chosen = kernels(self.portable, precision, target) if kernels else self._measured(precision, target)
-        quantized = {name: quantize_graph(graph, chosen) for name, graph in self.portable.items()}
+        scaled = scalings(self.portable, self.inputs or {})
+        quantized = {name: quantize_graph(graph, chosen, scaled) for name, graph in self.portable.items()}
         folder = self.folder / f"{target}-{precision}"
         files = write_graphs(folder, variant_graphs(quantized, target))
         if precision in RECORDED:
             assert self.cases is not None, "record() comes first"
-            own = record_quantized(self.checkpoint, target, precision, chosen, self.cases, self.progress)
+            own = record_quantized(self.checkpoint, target, precision, chosen, scaled, self.cases, self.progress)
             write_quantized(self.folder, own)
         self.variants.append(
             Variant(
@@ -199,18 +206,21 @@ class _Builder:
     def finish(self, variants: list[Variant]) -> None:
         """Write the manifest over everything that is in the folder now."""
         training = self.checkpoint.training
-        generation = Generation(
-            beam_size=self.checkpoint.beam_size,
-            length_penalty=training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
-            max_new_tokens=None if self.model.encoder else min(64, self.max_context),
-        )
+        recommended = {
+            "beam_size": self.checkpoint.beam_size,
+            "length_penalty": training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
+            "max_new_tokens": None if self.model.encoder else min(64, self.max_context),
+            "end_ids": list(self.checkpoint.end_ids),
+            **self.checkpoint.decoding,
+        }
+        generation = from_json(Generation, recommended, "the recommended decoding") if self.model.decoder else None
         languages = training.get("languages")
         manifest = Manifest(
             name=self.checkpoint.name,
             task=self.task,
             model=self.model,
             max_context=self.max_context,
-            generation=generation if self.model.decoder else None,
+            generation=generation,
             languages=Languages(source=languages[0], target=languages[1]) if languages else None,
             licence=licence_of(self.checkpoint.notice),
             provenance={
@@ -218,10 +228,12 @@ class _Builder:
                 "checkpoint_sha256": self.checkpoint.sha256,
                 "torch": torch.__version__,
                 "recipe": str(training.get("recipe", "unknown")),
+                **({"chat_template": self.no_chat} if self.no_chat else {}),
             },
             variants=tuple(variants),
             files=file_entries(self.folder),
             alignment_layer=alignment_layer(self.portable),
+            chat=self.chat,
         )
         write_manifest(self.folder, manifest)
 
@@ -241,6 +253,24 @@ class _Builder:
                 shutil.rmtree(self.folder / variant.folder)
         (self.folder / REPORT_FILE).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         self.finish([variant for variant in self.variants if variant.precision in precisions])
+
+
+def chat_spec(source: ChatSource | None, folder: Path, model: ModelSpec) -> tuple[ChatSpec | None, str]:
+    """Write a chat template into the bundle ``folder``, beside its tokenizer. Returns what the manifest says of it.
+
+    A template that does not run in the sandbox is left out, and the reason is returned instead: the model generates
+    without it.
+    """
+    if source is None:
+        return None, ""
+    codec = Tokenizer.open(folder / TOKENIZER_FILE)
+    try:
+        end = ChatTemplate(source.template, control_tokens=codec.special_tokens, variables=source.variables).turn_end()
+    except TokenizerError as error:
+        return None, f"left out: {error}"[:2000]
+    ids = codec.encode_control(end) if end else []
+    (folder / CHAT_TEMPLATE_FILE).write_text(source.template, encoding="utf-8", newline="")
+    return ChatSpec(variables=source.variables, end_ids=tuple(i for i in ids if i != model.end_id)), ""
 
 
 def _judge(

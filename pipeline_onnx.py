@@ -38,13 +38,13 @@ from .models.families.graph_settings import GraphSettings, read_graph_settings
 from .pipeline_output import LENGTH_PENALTY, NO_LICENCE, BuildReport, licence_of, whole_or_nothing
 from .runtime.bundle import signature as names
 from .runtime.bundle.cases import ReferenceCases, write_cases
+from .runtime.bundle.decoding import Generation
 from .runtime.bundle.manifest import (
     CASES_FILE,
     LICENSE_FILE,
     REPORT_FILE,
     TOKENIZER_FILE,
     CacheSpec,
-    Generation,
     Layout,
     Manifest,
     ModelSpec,

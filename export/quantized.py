@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..models.transformer import Transformer
+from ..quantize.kernels import Scaling
 from ..runtime.bundle.quantized import Arithmetic
 
 GROUP = 32
@@ -29,22 +30,26 @@ _TINY = 1e-20  # in place of the largest of nothing but zeros
 
 
 def quantized_network(
-    model: Transformer, kernels: Mapping[str, str], target: str, arithmetic: Arithmetic
+    model: Transformer,
+    kernels: Mapping[str, str],
+    target: str,
+    arithmetic: Arithmetic,
+    scalings: Mapping[str, Scaling] | None = None,
 ) -> QuantizedTransformer:
-    """``model`` as the kernels of a variant for ``target`` carry it, by matrix name.
+    """``model`` as the kernels of a variant for ``target`` carry it, with their ``scalings``, by matrix name.
 
     Raises:
         ExportError: a kernel whose activations depend on what else is in the tensor.
     """
     modes = {name: _activation_group(kernel, target, arithmetic) for name, kernel in kernels.items()}
-    return QuantizedTransformer(model, kernels, modes)
+    return QuantizedTransformer(model, kernels, modes, scalings or {})
 
 
 def _activation_group(kernel: str, target: str, arithmetic: Arithmetic) -> int | None:
     """How many neighbours of a row share a scale; 0 for the whole row, ``None`` where activations stay float32."""
-    if kernel not in ("float32", "int8-weights", "int8-rows", "int8-blocks"):
+    if kernel not in ("float32", "int8-weights", "int8-rows", "int8-scaled-rows", "int8-blocks"):
         raise ExportError(f"kernel {kernel!r} mixes rows: a quantized reference needs kernels that do not")
-    if kernel == "int8-rows":
+    if kernel in ("int8-rows", "int8-scaled-rows"):
         return 0
     by_the_engine = kernel == "int8-blocks" or (kernel == "int8-weights" and target == "openvino")
     return GROUP if by_the_engine and arithmetic == "int8" else None
@@ -82,6 +87,41 @@ class QuantizedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+class ScaledLinear(nn.Module):
+    """``x (..., K) -> (..., N)``: as ``int8-rows``, once every input has its factor.
+
+    Inputs that have a least value are counted from it: then there are 255 levels above it, and what it stands for in
+    the product is added at the end.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, scaling: Scaling) -> None:
+        super().__init__()
+        self.factor, self.least = torch.from_numpy(scaling.factor), scaling.least
+        self.product, self.bias = QuantizedLinear(weight / self.factor, None, False, 0), bias
+        self.integers = self.product if self.least is None else UnsignedLinear(self.product)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sums of integers are exact; only their scales round."""
+        least = self.least or 0.0
+        y: Tensor = self.integers((x - least) * self.factor)
+        y = y + least * (self.product.weight.double() * self.factor.double()).sum(1).float()
+        return y if self.bias is None else y + self.bias
+
+
+class UnsignedLinear(nn.Module):
+    """``x (..., K) -> (..., N)`` without a negative ``x``: integer weights, 255 levels up to the largest of a row."""
+
+    def __init__(self, signed: QuantizedLinear) -> None:
+        super().__init__()
+        self.values, self.scale = signed.values, signed.scale[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sums of integers are exact; only their scales round."""
+        scale = x.amax(-1, keepdim=True).clamp(min=_TINY) / 255
+        levels = (x / scale).round().clamp(min=0)
+        return (levels.double() @ self.values.double().T * scale.double() * self.scale.double()).float()
+
+
 def _largest(x: Tensor, size: int) -> Tensor:
     """The largest magnitude of every ``size`` neighbours: ``(..., K) -> (..., K/size)``."""
     return x.reshape(*x.shape[:-1], -1, size).abs().amax(-1)
@@ -90,14 +130,22 @@ def _largest(x: Tensor, size: int) -> Tensor:
 class QuantizedTransformer(Transformer):
     """A reference network whose matrices are quantized; the embedding reads the integers of the output projection."""
 
-    def __init__(self, model: Transformer, kernels: Mapping[str, str], groups: Mapping[str, int | None]) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        kernels: Mapping[str, str],
+        groups: Mapping[str, int | None],
+        scalings: Mapping[str, Scaling],
+    ) -> None:
         super().__init__(model.config)
         self.load_state_dict(model.state_dict())
         for name, module in list(self.named_modules()):
             kernel = kernels.get(name, "float32")
             if isinstance(module, nn.Linear) and name != _VOCABULARY and kernel != "float32":
                 parent, _, child = name.rpartition(".")
-                quantized = _linear(module.weight.data, module.bias, kernel, groups[name])
+                quantized: nn.Module = _linear(module.weight.data, module.bias, kernel, groups[name])
+                if kernel == "int8-scaled-rows" and name in scalings:
+                    quantized = ScaledLinear(module.weight.data, module.bias, scalings[name])
                 setattr(self.get_submodule(parent), child, quantized)
         self.projection: QuantizedLinear | None = None
         if (kernel := kernels.get(_VOCABULARY, "float32")) != "float32":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..models.checkpoint import Checkpoint
 from ..models.transformer import Transformer
+from ..quantize.kernels import Scaling
 from ..runtime.bundle.cases import Case, ReferenceCases
 from ..runtime.bundle.quantized import (
     ARITHMETICS,
@@ -27,7 +28,7 @@ from ..runtime.bundle.quantized import (
     rounded,
 )
 from .cases import one_thread, segments_of
-from .quantized import QuantizedLinear, QuantizedTransformer, quantized_network
+from .quantized import QuantizedLinear, QuantizedTransformer, UnsignedLinear, quantized_network
 
 COPIES = 8
 DISTURBANCE = 1e-7  # standard deviation, relative: float32 carries 24 bits, 6e-8
@@ -47,15 +48,18 @@ def record_quantized(
     target: str,
     precision: str,
     kernels: Mapping[str, str],
+    scalings: Mapping[str, Scaling],
     cases: ReferenceCases,
     progress: Progress | None = None,
 ) -> QuantizedReference:
-    """Ask the quantized networks of a variant, whose matrices the ``kernels`` carry, every one of ``cases``.
+    """Ask the quantized networks of a variant every one of ``cases``.
+
+    The ``kernels`` carry its matrices, with their ``scalings``.
 
     Raises:
         ExportError: a kernel whose activations depend on what else is in the tensor.
     """
-    networks = {a: quantized_network(checkpoint.model, kernels, target, a) for a in ARITHMETICS}
+    networks = {a: quantized_network(checkpoint.model, kernels, target, a, scalings) for a in ARITHMETICS}
     _disturb_all_rows_but_the_first(networks["int8"])
     found = []
     with one_thread():
@@ -80,7 +84,7 @@ def _disturb_all_rows_but_the_first(network: QuantizedTransformer) -> None:
         return (inputs[0] * (1 + DISTURBANCE * noise),)
 
     for module in network.modules():
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, QuantizedLinear | UnsignedLinear):
             module.register_forward_pre_hook(disturb)
 
 

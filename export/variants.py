@@ -15,6 +15,7 @@ from .passes.candidates import choose_candidates
 from .passes.centred_norm import centre_norms
 from .passes.cross_attention import fuse_cross_attention
 from .passes.encoder_attention import fuse_encoder_attention
+from .passes.flat_rows import flatten_rows
 from .passes.joined_products import join_products
 from .passes.many_rows import fuse_many_rows
 from .passes.patterns import cross_attentions, finish
@@ -47,8 +48,8 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
     graphs = {}
     if names.ENCODER in portable:
-        encoder = fuse_many_rows(fuse_encoder_attention(portable[names.ENCODER].clone()))
-        graphs[names.ENCODER] = _for_onnxruntime(encoder)
+        encoder = flatten_rows(fuse_encoder_attention(portable[names.ENCODER].clone()))
+        graphs[names.ENCODER] = _for_onnxruntime(fuse_many_rows(encoder))
     if names.DECODER in portable:
         decoder = portable[names.DECODER]
         step = step_graph(decoder)

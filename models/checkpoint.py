@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .chat import ChatSource
 from .config import ModelConfig
 from .files import CONFIG as CONFIG
 from .files import NOTICE as NOTICE
@@ -45,7 +46,9 @@ class Checkpoint:
     """A checkpoint in memory: the network in float32 and evaluation mode, and what the folder says of it.
 
     ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``. ``beam_size``:
-    with how many beams it is decoded where nobody says. ``made_tokenizer``: the contents of a ``tokenizer.json`` where
+    with how many beams it is decoded where nobody says. ``end_ids``: tokens that end a text beside the network's
+    ``end_id``. ``decoding``: what else it recommends, as a bundle's ``Generation`` has it. ``chat``: its chat template.
+    ``made_tokenizer``: the contents of a ``tokenizer.json`` where
     none lies in ``folder``.
     """
 
@@ -57,7 +60,10 @@ class Checkpoint:
     training: dict[str, Any]
     notice: str
     beam_size: int = 5
+    end_ids: tuple[int, ...] = ()
+    decoding: Mapping[str, Any] = field(default_factory=dict)
     made_tokenizer: str | None = None
+    chat: ChatSource | None = None
 
     @property
     def tokenizer_file(self) -> Path:

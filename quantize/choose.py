@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from ..runtime.bundle import signature as names
 from .errors import exact_enough
-from .graph import VOCABULARY, matrices
+from .graph import VOCABULARY, matrices, readers
+from .kernels import Scaling
 from .products import open_products
+from .scaling import scalings
 from .schemes import Kernel, Scheme
-from .tensors import BLOCK
+from .tensors import BLOCK, kept_by_blocks
 
 DECODER_ROWS = (1, 5, 32)  # greedy, the beams of a sentence, and a batch
-ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
+ENCODER_ROWS = (16, 64, 256)  # the tokens of a sentence, of a few, and of a batch
 _REPEATS = 7
 _CALLS = 20
 _WORKING_SET = 4 << 20  # bytes of float32 weights that a step walks through: one matrix alone would stay in the cache
@@ -67,24 +69,25 @@ def choose_kernels(
 
     Where a target has one kernel there is nothing to measure. On ``inputs``, where they are given, a kernel must be
     exact enough (:func:`.errors.exact_enough`). A large network goes without ``int8-weights`` where blocks fit: a step
-    that waits for memory would read the float32 they become, four times as many bytes.
+    that waits for memory would read the float32 they become, four times as many bytes. A matrix that came out of
+    blocks, and that they keep to the bit, is carried by them.
 
-    A network whose states are pooled to a vector goes without ``int8-rows``: a scale for a whole row follows its few
-    large features (Bondarenko et al. 2021, section 3), and no later choice among tokens hides the rounding. On
-    all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean cosine with those of float32 was 0.9973 with it and 0.9997
-    with ``int8-blocks``.
+    Large features (Dettmers et al. 2022, section 3) leave little of the others in a scale for a whole row: where
+    ``int8-rows`` is not exact enough for all matrices that read a value, ``int8-scaled-rows`` stands in its place, but
+    not in a decoder, whose steps have no time to scale. A network whose states are pooled to a vector has them always:
+    no later choice among tokens hides the rounding. On all-MiniLM-L6-v2 and sentences of STS-B the vectors' mean cosine
+    with those of float32 was 0.9971 with ``int8-rows``, 0.9993 with factors, and 0.9997 with ``int8-blocks``.
     """
     if scheme.in_order:
         return _in_order(graphs, scheme, target)
-    kernels = [k for k in scheme.kernels[target] if k != "int8-rows" or not any(map(_pools, graphs.values()))]
+    kernels = scheme.kernels[target]
     chosen: dict[str, Kernel] = {VOCABULARY: kernels[0]}
-    large = _is_large(graphs)
+    fits = _fits(graphs, kernels, inputs or {})
     measured: dict[tuple[int, int, bool, tuple[Kernel, ...]], Kernel] = {}
     for model in graphs.values():
         for _, name, weight in matrices(model):
             n, k = weight.shape
-            decoding = _decodes(name)
-            fit = _candidates(kernels, weight, (inputs or {}).get(name), large)
+            decoding, fit = _decodes(name), fits[name]
             key = (n, k, decoding, fit)
             if len(fit) > 1 and key not in measured:
                 measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, fit, timer)
@@ -92,15 +95,39 @@ def choose_kernels(
     return chosen
 
 
+def _fits(graphs: Mapping[str, ir.Model], kernels: Sequence[Kernel], inputs: Inputs) -> dict[str, tuple[Kernel, ...]]:
+    """Those of the ``kernels`` that may carry a matrix, by its name."""
+    scaled, large, pools = scalings(graphs, inputs), _is_large(graphs), any(map(_pools, graphs.values()))
+    found: dict[str, tuple[Kernel, ...]] = {}
+    for model in graphs.values():
+        for group in readers(model):
+            fits = {}
+            for _, name, weight in group:
+                fit = tuple(k for k in kernels if k != "int8-scaled-rows" or (name in scaled and not _decodes(name)))
+                fits[name] = _candidates(fit, weight, inputs.get(name), scaled.get(name), large)
+            plain = not pools and all("int8-rows" in fit for fit in fits.values())
+            without = "int8-scaled-rows" if plain else "int8-rows"
+            shared = any("int8-scaled-rows" in fit for fit in fits.values())
+            for name, fit in fits.items():
+                found[name] = tuple(k for k in fit if k != without) if shared or pools else fit
+    return found
+
+
 def _candidates(
-    kernels: Sequence[Kernel], weight: NDArray[np.float32], x: NDArray[np.float32] | None, large: bool
+    kernels: tuple[Kernel, ...],
+    weight: NDArray[np.float32],
+    x: NDArray[np.float32] | None,
+    scaling: Scaling | None,
+    large: bool,
 ) -> tuple[Kernel, ...]:
     """Those that may carry ``weight (N, K)``, of which ``x (rows, K)`` was recorded."""
+    if len(kernels) > 1 and "int8-blocks" in kernels and kept_by_blocks(weight):
+        return ("int8-blocks",)
     if len(kernels) > 1 and x is not None:
-        kernels = exact_enough(kernels, weight, x)
+        kernels = exact_enough(kernels, weight, x, scaling)
     if large and "int8-blocks" in kernels and _divides(weight.shape[1], "int8-blocks"):
-        kernels = [kernel for kernel in kernels if kernel != "int8-weights"]
-    return tuple(kernels)
+        kernels = tuple(kernel for kernel in kernels if kernel != "int8-weights")
+    return kernels
 
 
 def _is_large(graphs: Mapping[str, ir.Model]) -> bool:

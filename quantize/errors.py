@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .kernels import Scaling
 from .products import open_products
 from .schemes import Kernel
 from .tensors import BLOCK
@@ -24,20 +25,24 @@ MOST = 2.0
 """Errors of a kernel, in those of ``int8-blocks``, up to which it may carry a matrix."""
 
 
-def relative_error(kernel: Kernel, weight: NDArray[np.float32], x: NDArray[np.float32]) -> float:
+def relative_error(
+    kernel: Kernel, weight: NDArray[np.float32], x: NDArray[np.float32], scaling: Scaling | None = None
+) -> float:
     """Root mean square over the rows ``x (rows, K)`` of how far ``kernel`` is from ``x @ weight.T``, by its length.
 
     Every row counts the same, the small ones too: what the first token gives is small, and all others attend to it.
     """
     exact = x.astype(np.float64) @ weight.T.astype(np.float64)
-    (found,) = open_products(kernel, [weight]).run(None, {"x": x})
+    (found,) = open_products(kernel, [weight], scaling).run(None, {"x": x})
     length = np.linalg.norm(exact, axis=1)
     some = length > 0
     off = np.linalg.norm(found - exact, axis=1)[some] / length[some]
     return float(np.sqrt(np.mean(off**2))) if len(off) else 0.0
 
 
-def exact_enough(kernels: Sequence[Kernel], weight: NDArray[np.float32], x: NDArray[np.float32]) -> tuple[Kernel, ...]:
+def exact_enough(
+    kernels: Sequence[Kernel], weight: NDArray[np.float32], x: NDArray[np.float32], scaling: Scaling | None = None
+) -> tuple[Kernel, ...]:
     """Those of the ``kernels`` that are not much farther from the product than ``int8-blocks``, in their order.
 
     All of them where ``int8-blocks`` cannot carry ``weight (N, K)``, or is not among them.
@@ -45,4 +50,4 @@ def exact_enough(kernels: Sequence[Kernel], weight: NDArray[np.float32], x: NDAr
     if "int8-blocks" not in kernels or weight.shape[1] % BLOCK:
         return tuple(kernels)
     bound = MOST * relative_error("int8-blocks", weight, x)
-    return tuple(k for k in kernels if k == "int8-blocks" or relative_error(k, weight, x) <= bound)
+    return tuple(k for k in kernels if k == "int8-blocks" or relative_error(k, weight, x, scaling) <= bound)

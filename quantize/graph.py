@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import ExportError
 from .emit import Emitter
-from .kernels import KERNELS, embedding
+from .kernels import KERNELS, Scaling, embedding
 from .schemes import Kernel
 
 VOCABULARY = "vocabulary"
@@ -29,8 +29,20 @@ def matrices(model: ir.Model) -> Iterator[tuple[ir.Node, str, NDArray[np.float32
             yield node, node.name, weight.const_value.numpy()
 
 
-def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
+def readers(model: ir.Model) -> Iterator[list[tuple[ir.Node, str, NDArray[np.float32]]]]:
+    """:func:`matrices`, those together that read the same value."""
+    groups: dict[int, list[tuple[ir.Node, str, NDArray[np.float32]]]] = {}
+    for matrix in matrices(model):
+        groups.setdefault(id(matrix[0].inputs[0]), []).append(matrix)
+    yield from groups.values()
+
+
+def quantize_graph(
+    model: ir.Model, chosen: Mapping[str, Kernel], scalings: Mapping[str, Scaling] | None = None
+) -> ir.Model:
     """A copy of a portable ``model`` whose matrices are carried by the ``chosen`` kernels, by matrix name.
+
+    ``scalings``: those of matrices that ``int8-scaled-rows`` carries.
 
     The embedding is carried as the output projection is, named ``vocabulary`` in ``chosen``, and where the two are one
     matrix it is read from the same integers.
@@ -49,7 +61,10 @@ def quantize_graph(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
             emitter = Emitter(graph, node)
             assert node.inputs[0] is not None
             stored = EMBEDDING if name == VOCABULARY and tied else name
-            _replace(graph, node, KERNELS[kernel](emitter, node.inputs[0], stored, weight))
+            # The output projection has no factors: an embedding may read the same integers.
+            scaled = scalings.get(name) if scalings and name != VOCABULARY else None
+            own = [scaled] if kernel == "int8-scaled-rows" else []
+            _replace(graph, node, KERNELS[kernel](emitter, node.inputs[0], stored, weight, *own))
     for node in list(graph):
         if node.op_type == "Gather" and node.name == EMBEDDING and chosen[VOCABULARY] != "float32":
             weight = node.inputs[0].const_value.numpy()  # type: ignore[union-attr]

@@ -4,6 +4,8 @@
 float32          the weight as it is
 int8-weights     int8 weights, times their scales once at load (ONNX Runtime) or inside the kernel (OpenVINO)
 int8-rows        activations of each row scaled to uint8, ``MatMulInteger`` with int8 weights, scaled back
+int8-scaled-rows as ``int8-rows``, once every input has its factor (:mod:`.scaling`); where inputs have a least value
+                 they are counted from it, in 255 levels
 int8-blocks      ``MatMulNBits``: 8-bit weights in blocks of 32, activations of each row and block as int8
 int4-blocks      ``MatMulNBits``: 4-bit weights in blocks of 32, a zero point each, activations as before
 int8-tensor      activations of the whole tensor on one scale: ``DynamicQuantizeLinear`` and ``MatMulInteger``
@@ -16,6 +18,7 @@ may vanish, and in ``int8-tensor`` a whole row among others: so weights are sear
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -50,6 +53,42 @@ def _int8_rows(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
     shifted = e.node("Add", [e.node("Round", [e.node("Div", [x, scale])]), e.floats("offset", [128.0])])
     rows = e.node("Cast", [shifted], to=ir.DataType.UINT8)
     offset = e.constant("offset_uint8", np.array(128, np.uint8))
+    return e.node("Mul", [_integer_product(e, [rows, offset], name, weight), scale])
+
+
+class Scaling(NamedTuple):
+    """What stands before a row's own scale: ``factor (K,)`` for each input, and a number below all inputs, if any.
+
+    Matrices of one ``reader`` read the same value, and share what is made of it.
+    """
+
+    reader: str
+    factor: Weight
+    least: float | None
+
+
+def _int8_scaled_rows(e: Emitter, x: ir.Value, name: str, weight: Weight, scaling: Scaling | None = None) -> ir.Value:
+    """``(x - least) * factor`` as :func:`_int8_rows`, against ``weight / factor``; without a scaling factors are 1."""
+    reader, factor, least = scaling or Scaling(name, np.ones(weight.shape[1], np.float32), None)
+    factors, inner = e.constant(f"{reader}.factor", factor), weight / factor
+    if least is None:
+        return _int8_rows(e, e.node("Mul", [x, factors]), name, inner)
+    above = e.node("Sub", [x, e.floats(f"least_{least}", [least])]) if least else x
+    y = _int8_rows_above_zero(e, e.node("Mul", [above, factors]), name, inner)
+    if not least:
+        return y
+    values, scale = per_channel(inner)
+    carried = (values * scale * factor.astype(np.float64)).sum(axis=1) * least
+    return e.node("Add", [y, e.constant(f"{name}.least", carried.astype(np.float32))])
+
+
+def _int8_rows_above_zero(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value:
+    """``q = round(x / scale)``, ``scale = max(row) / 255``, of rows without negative numbers."""
+    largest = e.node("ReduceMax", [x, e.ints("last_axis", [-1])], keepdims=1)
+    levels = e.node("Mul", [largest, e.floats("inverse_255", [1 / 255])])
+    scale = e.node("Max", [levels, e.floats("tiny", [1e-20])])
+    rows = e.node("Cast", [e.node("Round", [e.node("Div", [x, scale])])], to=ir.DataType.UINT8)
+    offset = e.constant("no_offset_uint8", np.array(0, np.uint8))
     return e.node("Mul", [_integer_product(e, [rows, offset], name, weight), scale])
 
 
@@ -101,14 +140,16 @@ def _int4_blocks(e: Emitter, x: ir.Value, name: str, weight: Weight) -> ir.Value
     return e.node("Add", [product, e.node("MatMul", [sums, offset])])
 
 
-KERNELS: dict[Kernel, Callable[[Emitter, ir.Value, str, Weight], ir.Value]] = {
+KERNELS: dict[Kernel, Callable[..., ir.Value]] = {
     "float32": _float32,
     "int8-weights": _int8_weights,
     "int8-rows": _int8_rows,
+    "int8-scaled-rows": _int8_scaled_rows,
     "int8-blocks": _int8_blocks,
     "int8-tensor": _int8_tensor,
     "int4-blocks": _int4_blocks,
 }
+"""Each takes an emitter, ``x (..., K)``, the name of the matrix, its weight ``(N, K)``; the scaled one a scaling."""
 
 
 def embedding(e: Emitter, ids: ir.Value, name: str, weight: Weight, kernel: Kernel) -> ir.Value:

@@ -17,7 +17,9 @@ from typing import Literal
 
 from ..errors import TargetError
 
-Kernel = Literal["float32", "int8-weights", "int8-rows", "int8-blocks", "int8-tensor", "int4-blocks"]
+Kernel = Literal[
+    "float32", "int8-weights", "int8-rows", "int8-scaled-rows", "int8-blocks", "int8-tensor", "int4-blocks"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,10 @@ SCHEMES: dict[str, Scheme] = {
         name="int8",
         # OpenVINO emulates MatMulInteger, slower than float32 on most shapes tried; from int8 weights it quantizes the
         # activations itself, in groups of 32 of a row.
-        kernels={"cpu": ("int8-weights", "int8-rows", "int8-blocks"), "openvino": ("int8-weights",)},
+        kernels={
+            "cpu": ("int8-weights", "int8-rows", "int8-scaled-rows", "int8-blocks"),
+            "openvino": ("int8-weights",),
+        },
         padding_bound=0.2,
     ),
     "int8-fast": Scheme(name="int8-fast", kernels={"cpu": ("int8-weights", "int8-tensor")}, padding_bound=None),

@@ -29,6 +29,11 @@ Check = Callable[[], None]
 Progress = Callable[[int, int], None]
 """Called with how many texts are done, and how many there are."""
 
+ENCODED_TOGETHER = 512
+"""Tokens of a batch of an encoder alone, padding included: matrix products gain nothing from more, and the operators
+between them lose once what they read and write leaves the cache. 32 texts of 128 tokens through all-MiniLM-L6-v2, one
+thread: 0.80 of the time in batches of 4, 0.83 in batches of 8 or 2."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -66,6 +71,8 @@ def start_search(
         beam_size=beams,
         length_penalty=options.length_penalty,
         n_best=options.n_best,
+        end_ids=tuple(options.end_ids),
+        norm=options.length_norm,
     )
 
 
@@ -284,7 +291,11 @@ def encode_all(
     Logits ``(V,)`` at its ``logit_index``, logits ``(classes,)`` or ``(S, classes)``, or a vector ``(D,)``.
     """
     batches = plan_batches(
-        [len(s.ids) for s in sources], lambda length: encoder_bytes(model, length), batch_size, memory_budget()
+        [len(s.ids) for s in sources],
+        lambda length: encoder_bytes(model, length),
+        batch_size,
+        memory_budget(),
+        most_tokens=ENCODED_TOGETHER,
     )
 
     def encode(batch: list[int]) -> list[tuple[Floats, Floats]]:

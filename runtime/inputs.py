@@ -29,8 +29,12 @@ class Prepared:
     second_from: int | None = None
 
 
-def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str) -> Prepared:
+def prepare_source(
+    tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str, windows: bool = False
+) -> Prepared:
     """Text and special tokens, for an encoder. A text beyond the context is refused, or loses its end.
+
+    ``windows``: whether the caller could read it in windows instead, for the message.
 
     Raises:
         ContextLengthError: too long, and ``overflow`` is ``error``.
@@ -39,7 +43,7 @@ def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow
     specials = len(model.source(()))
     room = manifest.max_context - specials
     if len(ids) > room and overflow == "error":
-        raise too_long(name, len(ids) + specials, manifest.max_context)
+        raise too_long(name, len(ids) + specials, manifest.max_context, windows=windows)
     return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room)
 
 
@@ -108,17 +112,20 @@ def default_new_tokens(source_tokens: int, max_context: int) -> int:
     return min(source_tokens + EXTRA_TOKENS, max_context)
 
 
+def new_token_room(manifest: Manifest, source_tokens: int) -> int:
+    """New tokens that the context has room for: the decoder reads its prompt and every new token but the last."""
+    prompt = len(manifest.model.decoder_prompt) if manifest.model.encoder else source_tokens
+    return manifest.max_context + 1 - prompt
+
+
 def new_token_limit(manifest: Manifest, source_tokens: int, options: DecodingOptions, name: str) -> int:
     """Most new tokens for one text, by default no fewer than ``options.min_new_tokens``.
-
-    The decoder reads its prompt and every new token but the last.
 
     Raises:
         ContextLengthError: ``options.max_new_tokens``, or without it ``options.min_new_tokens``, is more than fits, and
             ``options.overflow`` is ``error``.
     """
-    prompt = len(manifest.model.decoder_prompt) if manifest.model.encoder else source_tokens
-    room = manifest.max_context + 1 - prompt
+    room = new_token_room(manifest, source_tokens)
     option = "min_new_tokens" if options.max_new_tokens is None else "max_new_tokens"
     asked: int = getattr(options, option)
     if asked > room and options.overflow == "error":
@@ -158,7 +165,7 @@ def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOp
     Raises:
         InputError: a token id beyond the vocabulary, or a text that must come and must not.
     """
-    if not (options.suppress or options.include or options.logit_bias):
+    if not (options.suppress or options.include or options.logit_bias or options.end_ids):
         return options
     phrases = {"suppress": options.suppress, "include": options.include}
     resolved = {
@@ -166,7 +173,8 @@ def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOp
         for name, given in phrases.items()
     }
     size = manifest.model.vocab_size
-    for name, ids in {**{n: sum(p, ()) for n, p in resolved.items()}, "logit_bias": tuple(options.logit_bias)}.items():
+    single = {"logit_bias": tuple(options.logit_bias), "end_ids": tuple(options.end_ids)}
+    for name, ids in {**{n: sum(p, ()) for n, p in resolved.items()}, **single}.items():
         if wrong := [i for i in ids if not 0 <= i < size]:
             raise InputError(f"{name} has the token id {wrong[0]}, and the vocabulary ends at {size - 1}")
     _refuse_contradictions(options, resolved["include"], resolved["suppress"])
@@ -222,9 +230,10 @@ def segments_of(model: ModelSpec, sources: Sequence[Prepared], length: int) -> I
     return segments
 
 
-def too_long(name: str, tokens: int, max_context: int, cut: bool = True) -> ContextLengthError:
-    """The error for a text of ``tokens`` tokens; ``cut``: whether ``overflow`` could drop the end of it."""
+def too_long(name: str, tokens: int, max_context: int, cut: bool = True, windows: bool = False) -> ContextLengthError:
+    """The error for a text of ``tokens`` tokens; ``cut``, ``windows``: whether ``overflow`` could do these."""
+    remedy = "overflow='truncate'" + (", or 'windows' to read all of it" if windows else "")
     return ContextLengthError(
         f"{name} has {tokens} tokens, more than the {max_context} this model reads: shorten "
-        + ("or split it, or pass overflow='truncate'" if cut else "it")
+        + (f"or split it, or pass {remedy}" if cut else "it")
     )

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from .bundle import Bundle
+from .bundle.chat import CHAT_TEMPLATE_FILE
+from .bundle.decoding import Generation
 from .bundle.manifest import StackSpec, Variant
+from .bundle.schema import LATER
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -23,6 +26,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "max_context": manifest.max_context,
         "generation": dataclasses.asdict(manifest.generation) if manifest.generation else None,
         "alignment_layer": manifest.alignment_layer,
+        "chat": dataclasses.asdict(manifest.chat) if manifest.chat else None,
         "variants": [_variant(bundle, variant) for variant in manifest.variants],
         "bytes": sum(entry.bytes for entry in manifest.files),
         "files": [dataclasses.asdict(entry) for entry in manifest.files],
@@ -85,14 +89,39 @@ def _model(bundle: Bundle) -> Iterator[str]:
         yield f"  vectors of {model.encoder.d_model} numbers: {pooled}{', normalized' if model.normalize else ''}"
     if model.class_names:
         yield f"  classes: {', '.join(model.class_names)}"
+    if chat := bundle.manifest.chat:
+        ends = f", an answer ends at token {', '.join(map(str, chat.end_ids))} too" if chat.end_ids else ""
+        yield f"  chat template: {CHAT_TEMPLATE_FILE}{ends}"
     if bundle.manifest.alignment_layer is not None:
         yield f"  alignments: mean over the heads of decoder layer {bundle.manifest.alignment_layer}, counted from 0"
+    if generation and generation.end_ids:
+        yield f"  a text ends at token {model.end_id}, and at {', '.join(map(str, generation.end_ids))}"
     if generation:
         most = generation.max_new_tokens or "source + 50"
         yield (
             f"  decoding by default: beam {generation.beam_size}, length penalty {generation.length_penalty:g}, "
             f"at most {most} tokens"
         )
+        yield from _recommended(generation)
+
+
+def _recommended(generation: Generation) -> Iterator[str]:
+    """What a checkpoint recommends beyond what every bundle says, where it is not the default."""
+    said = {
+        field.name: getattr(generation, field.name)
+        for field in dataclasses.fields(generation)
+        if field.metadata == LATER
+        and field.name not in ("end_ids", "suppress", "sampling")
+        and getattr(generation, field.name) != field.default
+    }
+    if said:
+        yield f"  and {', '.join(f'{name} {value}' for name, value in said.items())}"
+    if generation.suppress:
+        yield f"  and never {len(generation.suppress)} sequences of tokens"
+    if generation.sampling:
+        values = dataclasses.asdict(generation.sampling)
+        drawn = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
+        yield f"  recommended sampling: {drawn}"
 
 
 def _stack(stack: StackSpec) -> str:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from .decoding import Progress as Done
 from .interrupt import Cancellation
-from .options import EarlyStopping, Grammar, Overflow, Phrase, Sampling
+from .options import EarlyStopping, Grammar, LengthNorm, Overflow, Phrase, Sampling
 
 
 class StreamArguments(TypedDict, total=False):
     """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and two more.
 
-    ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults; with sampling or
-    alternatives, ``beam_size`` is 1. ``prefix``: what a result has to begin with, for all texts or one for each; with a
-    ``prefix_bias``, what it is likelier to begin with.
+    What is left out or ``None`` is as the bundle recommends (:mod:`edgewise.runtime.defaults`); with sampling or
+    alternatives, ``beam_size`` is 1. ``sampling="recommended"`` draws as the bundle recommends. ``prefix``: what a
+    result has to begin with, for all texts or one for each; with a ``prefix_bias``, what it is likelier to begin with.
     ``cancellation``: ends the decoding from another thread.
     """
 
     beam_size: int | None
     length_penalty: float | None
+    length_norm: LengthNorm
     coverage_penalty: float
     early_stopping: EarlyStopping
     patience: float
@@ -28,9 +29,10 @@ class StreamArguments(TypedDict, total=False):
     diversity_penalty: float
     n_best: int
     alternatives: int | None
-    sampling: Sampling | None
+    sampling: Sampling | Literal["recommended"] | None
     max_new_tokens: int | None
     min_new_tokens: int
+    end_ids: Sequence[int]
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float

@@ -13,6 +13,7 @@ from ..errors import InputError
 
 Overflow = Literal["error", "truncate"]
 EarlyStopping = bool | Literal["never"]
+LengthNorm = Literal["wu", "power"]
 Phrase = str | Sequence[int]
 """A text, which the bundle's tokenizer splits as it would split it alone, or token ids."""
 
@@ -102,7 +103,8 @@ class DecodingOptions:
     Of the search:
 
     * ``length_penalty``: hypotheses are ranked by ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016,
-      equation 14); 0 ranks by the plain sum of log-probabilities.
+      equation 14), or with a ``length_norm`` of ``"power"`` by ``score / length ** length_penalty`` (Hugging Face's
+      ``generate``); 0 ranks by the plain sum of log-probabilities.
     * ``coverage_penalty``: the ``beta`` of the same equation; a finished hypothesis ranks ``beta * sum_i log(min(sum_j
       p_ij, 1))`` lower, where ``p_ij`` is how much target token ``j`` looked at source token ``i``
       (:mod:`edgewise.runtime.coverage`). What is still live is ranked without it; since it adds at most 0, the bounds
@@ -123,6 +125,7 @@ class DecodingOptions:
       (:mod:`edgewise.runtime.speculation`). Greedy search or one sample, a text at a time; results stay the same.
     * ``max_new_tokens``: tokens of a result, prefix and end token included; ``None`` is source tokens + 50 (Vaswani et
       al. 2017, section 6.1), within the model's context.
+    * ``end_ids``: token ids after which a result ends as after the model's own end token.
     * ``prefix_bias``: the prefix of a result, which a session takes, is no longer certain but likelier by this much,
       above 0 and below 1, until a sequence departs from it (:mod:`edgewise.runtime.prefix_bias`).
 
@@ -143,6 +146,7 @@ class DecodingOptions:
 
     beam_size: int = 1
     length_penalty: float = 0.6
+    length_norm: LengthNorm = "wu"
     coverage_penalty: float = 0.0
     early_stopping: EarlyStopping = False
     patience: float = 1.0
@@ -154,6 +158,7 @@ class DecodingOptions:
     prefix_bias: float | None = None
     max_new_tokens: int | None = None
     min_new_tokens: int = 0
+    end_ids: Sequence[int] = ()
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -182,8 +187,10 @@ class DecodingOptions:
         return self == DecodingOptions(
             beam_size=self.beam_size,
             length_penalty=self.length_penalty,
+            length_norm=self.length_norm,
             n_best=self.n_best,
             max_new_tokens=self.max_new_tokens,
+            end_ids=self.end_ids if self.beam_size == 1 else (),  # of several the engine's candidates may be too few
             deadline=self.deadline,
             overflow=self.overflow,
             alignments=self.alignments,
@@ -216,6 +223,9 @@ class DecodingOptions:
         _require(
             isinstance(self.early_stopping, bool) or self.early_stopping == "never",
             f"early_stopping ({self.early_stopping!r}) must be False, True or 'never'",
+        )
+        _require(
+            self.length_norm in ("wu", "power"), f"length_norm ({shown(self.length_norm)}) must be 'wu' or 'power'"
         )
         _require(
             is_number(self.patience) and 0 < self.patience <= MAX_PATIENCE,
@@ -272,6 +282,10 @@ class DecodingOptions:
                     _is_text(phrase) or _are_ids(phrase),
                     f"{name} ({phrase!r}) must hold texts or lists of token ids, none of them empty",
                 )
+        _require(
+            _are_ids(self.end_ids) or self.end_ids in ((), []),
+            f"end_ids ({shown(self.end_ids)}) must be a list or tuple of token ids, or empty",
+        )
         for text in self.stop:
             _require(_is_text(text), f"stop ({text!r}) must hold texts, none of them empty")
 

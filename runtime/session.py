@@ -15,10 +15,11 @@ from .alignments import check_attention
 from .arguments import Batching, check_names, check_prefix_bias, count, each, listed, one_by_one
 from .bundle import Bundle
 from .bundle import signature as names
-from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
+from .chatting import Chatting
 from .continuous import ContinuousBatch, Job, fill
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
+from .defaults import with_defaults
 from .deferred import in_lists
 from .encoders import classification, cosines, fills, masked_tokens
 from .engine import Engine, Floats
@@ -58,7 +59,6 @@ READ_AHEAD = 16
 """Batches of texts that are read before the first of them goes through, where they come one by one."""
 
 _NO_OPTIONS = ("prefix", "cancellation", "batch_size", "max_batch_tokens", "progress", "continuous")
-_PLAIN = Defaults(beam_size=1, length_penalty=0.6, max_new_tokens=None)
 _FOR_TASK = {
     "translate": "translate, stream or score",
     "generate": "generate, stream or score",
@@ -71,7 +71,7 @@ _FOR_TASK = {
 }
 
 
-class Session(Reading):
+class Session(Reading, Chatting):
     """An opened bundle. Cheap to share between threads: the state of a request lives in the request.
 
     A method that takes one text gives one result, and with a list of texts a list of results in the same order.
@@ -311,15 +311,8 @@ class Session(Reading):
 
     def _options(self, arguments: StreamArguments) -> DecodingOptions:
         """The arguments over the bundle's defaults."""
-        own = self.manifest.generation or _PLAIN
-        given = {k: v for k, v in arguments.items() if v is not None and k not in _NO_OPTIONS}
-        chosen = {
-            "beam_size": 1 if "sampling" in given or "alternatives" in given else own.beam_size,
-            "length_penalty": own.length_penalty,
-            "max_new_tokens": own.max_new_tokens,
-            **given,
-        }
-        options = DecodingOptions(**chosen)  # type: ignore[arg-type]
+        given = {name: value for name, value in arguments.items() if name not in _NO_OPTIONS}
+        options = DecodingOptions(**with_defaults(given, self.manifest.generation))
         check_attention(options, self.manifest, self.variant)
         check_prefix_bias(options.prefix_bias, arguments.get("prefix", ""))
         most = self.manifest.model.vocab_size // 2
@@ -334,6 +327,10 @@ class Session(Reading):
             source = prepare_source(self.tokenizer, self.manifest, text, options.overflow, name)
         else:
             source = prepare_prompt(self.tokenizer, self.manifest, text, options, name)
+        return self._asked(source, options, name, prefix)
+
+    def _asked(self, source: Prepared, options: DecodingOptions, name: str, prefix: str = "") -> Request:
+        """What is asked for a text that has been read."""
         limit = new_token_limit(self.manifest, len(source.ids), options, name)
         request = Request(
             source=source,
@@ -484,13 +481,18 @@ class Session(Reading):
             check_target(self.manifest, target, f"{kind} {i}")
         return score_all(self.engine, self.manifest.model, read, ids, batch_size, self._check)
 
-    def _sources(self, texts: list[str], overflow: Overflow, kind: str = "text") -> list[Prepared]:
+    def _sources(
+        self, texts: list[str], overflow: Overflow, kind: str = "text", windows: bool = False
+    ) -> list[Prepared]:
         DecodingOptions(overflow=overflow)  # refuses a misspelt policy
-        return [prepare_source(self.tokenizer, self.manifest, t, overflow, f"{kind} {i}") for i, t in enumerate(texts)]
+        return [
+            prepare_source(self.tokenizer, self.manifest, text, overflow, f"{kind} {i}", windows)
+            for i, text in enumerate(texts)
+        ]
 
     def _encoded(
-        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE
+        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE, windows: bool = False
     ) -> list[tuple[Prepared, Floats, Floats]]:
-        sources = self._sources(listed(texts), overflow)
+        sources = self._sources(listed(texts), overflow, windows=windows)
         found = encode_all(self.engine, self.manifest.model, sources, None, count(batch_size), self._check)
         return [(source, *states) for source, states in zip(sources, found, strict=True)]

@@ -54,7 +54,7 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
     begin = time.perf_counter()
     cases, precision = session.bundle.cases(), session.variant.precision
     quantized = session.bundle.quantized(session.variant, cases)
-    rounds = any(choice.kernel == "int8-rows" for choice in session.variant.kernels)
+    rounds = any(choice.kernel in ("int8-rows", "int8-scaled-rows") for choice in session.variant.kernels)
     own = OwnIntegersReplay(quantized, rounds) if quantized else None
     tolerance = tolerance_of(precision, session.manifest.model)
     replay = _Replay(session, cases, own, tolerance)

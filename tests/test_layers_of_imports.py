@@ -51,11 +51,11 @@ ADAPTERS = "benchmarks.peers.adapters"
 OTHER_ENVIRONMENTS = (ADAPTERS, "benchmarks.peers.convert_nncf")
 # The files at the root join the stages and may import all of them.
 ROOT_FILES = {
-    *("__init__", "__main__", "cli", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"),
+    *("__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"),
     *("pipeline", "pipeline_onnx", "pipeline_output"),
 }
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
-LAZY = {"__init__", "__main__", "cli", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"}
+LAZY = {"__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"}
 # These are extras: only one module each imports them, when asked for.
 EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar"}
 # jinja2 is an extra: only this module imports it, and is itself imported inside a function.

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .blocked_bias import BIAS_INPUT
-from .patterns import CONTRIB, constant, only_reader, replace_uses
+from .patterns import CONTRIB, constant, is_constant, only_reader, replace_uses
 
 MOST_COLUMNS = 4096
 """Wider than this a product gains nothing: the vocabulary's stands alone."""
@@ -26,7 +26,7 @@ def join_products(model: ir.Model) -> ir.Model:
     """Rewrite ``model`` in place; nodes left without a reader are for the next clean-up."""
     groups: dict[tuple[int, str, bool], list[ir.Node]] = defaultdict(list)
     for node in model.graph:
-        if node.op_type == "MatMulNBits" or (node.op_type == "MatMul" and _is_constant(node.inputs[1])):
+        if node.op_type == "MatMulNBits" or (node.op_type == "MatMul" and is_constant(node.inputs[1])):
             groups[id(node.inputs[0]), node.op_type, len(node.inputs) > BIAS_INPUT].append(node)
     _join_integers(model.graph)
     for (_, op_type, _), nodes in groups.items():
@@ -35,14 +35,6 @@ def join_products(model: ir.Model) -> ir.Model:
             join = _join_blocked if op_type == "MatMulNBits" else _join_plain
             _split(model.graph, nodes, join(model.graph, nodes), [w or 0 for w in widths])
     return model
-
-
-def _is_constant(value: ir.Value | None) -> bool:
-    """Made of initializers alone."""
-    if value is None or value.is_graph_input():
-        return value is None
-    node = value.producer()
-    return value.is_initializer() if node is None else all(_is_constant(source) for source in node.inputs)
 
 
 def _width(node: ir.Node) -> int | None:
@@ -116,10 +108,10 @@ def _scaled(product: ir.Node) -> _Scaled | None:
     cast = only_reader(product, "Cast")
     by_weights = only_reader(cast, "Mul")
     by_rows = only_reader(by_weights, "Mul")
-    if by_weights is None or by_rows is None or not _is_constant(product.inputs[1]):
+    if by_weights is None or by_rows is None or not is_constant(product.inputs[1]):
         return None
     weight_scale, row_scale = by_weights.inputs[1], by_rows.inputs[1]
-    if weight_scale is None or row_scale is None or not _is_constant(weight_scale):
+    if weight_scale is None or row_scale is None or not is_constant(weight_scale):
         return None
     return _Scaled(product, weight_scale, row_scale, by_rows)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from .flat_rows import is_flat, row_count
 from .patterns import CONTRIB, constant, made_by, only_reader, replace_uses
 
 
@@ -27,23 +28,52 @@ def fuse_many_rows(model: ir.Model) -> ir.Model:
 
 def _quantize_rows(graph: ir.Graph, product: ir.Node) -> None:
     cast = made_by(product, "Cast")
-    division = made_by(made_by(made_by(cast, "Add"), "Round"), "Div")
+    shifted = made_by(cast, "Add")
+    division = made_by(made_by(shifted or cast, "Round"), "Div")
     if cast is None or division is None:
         return
     x, scale = division.inputs
-    one_list = constant(graph, "minus_one", ir.tensor(np.array([-1], np.int64)))
-    scales = ir.node("Reshape", [scale, one_list])  # (B, S, 1) -> (B*S,)
-    count = ir.node("Shape", [scales.outputs[0]])
-    offset = constant(graph, "offset_list", ir.tensor(np.array([128], np.uint8)))
-    offsets = ir.node("Expand", [offset, count.outputs[0]])
-    width = ir.node("Shape", [x], {"start": -1})
-    flat = ir.node("Concat", [one_list, width.outputs[0]], {"axis": 0})
-    rows = ir.node("Reshape", [x, flat.outputs[0]])  # (B, S, K) -> (B*S, K)
-    quantized = ir.node("QuantizeLinear", [rows.outputs[0], scales.outputs[0], offsets.outputs[0]], {"axis": 0})
-    shape = ir.node("Shape", [x])
-    back = ir.node("Reshape", [quantized.outputs[0], shape.outputs[0]])
-    graph.insert_before(division, [scales, count, offsets, width, flat, rows, quantized, shape, back])
-    replace_uses(cast.outputs[0], back.outputs[0])
+    assert x is not None
+    flat = is_flat(x)
+    scales = ir.node("Reshape", [scale, _one_list(graph)])  # (B, S, 1) -> (B*S,)
+    graph.insert_before(division, scales)
+    rows = x if flat else _two_dimensions(graph, division)
+    offsets = [] if shifted is None else [_offsets(graph, division, scales.outputs[0], flat)]
+    quantized = ir.node("QuantizeLinear", [rows, scales.outputs[0], *offsets], {"axis": 0})
+    graph.insert_before(division, quantized)
+    result = quantized.outputs[0]
+    if not flat:
+        shape = ir.node("Shape", [x])
+        back = ir.node("Reshape", [result, shape.outputs[0]])
+        graph.insert_before(division, [shape, back])
+        result = back.outputs[0]
+    replace_uses(cast.outputs[0], result)
+
+
+def _one_list(graph: ir.Graph) -> ir.Value:
+    return constant(graph, "minus_one", ir.tensor(np.array([-1], np.int64)))
+
+
+def _two_dimensions(graph: ir.Graph, division: ir.Node) -> ir.Value:
+    """``(B, S, K)``, which ``division`` reads, as ``(B*S, K)``."""
+    width = ir.node("Shape", [division.inputs[0]], {"start": -1})
+    shape = ir.node("Concat", [_one_list(graph), width.outputs[0]], {"axis": 0})
+    rows = ir.node("Reshape", [division.inputs[0], shape.outputs[0]])
+    graph.insert_before(division, [width, shape, rows])
+    return rows.outputs[0]
+
+
+def _offsets(graph: ir.Graph, division: ir.Node, scales: ir.Value, flat: bool) -> ir.Value:
+    """A zero point a row, all 128; without any they are 0."""
+    if flat:
+        many = row_count(graph, division)
+    else:
+        count = ir.node("Shape", [scales])
+        graph.insert_before(division, count)
+        many = count.outputs[0]
+    expand = ir.node("Expand", [constant(graph, "offset_list", ir.tensor(np.array([128], np.uint8))), many])
+    graph.insert_before(division, expand)
+    return expand.outputs[0]
 
 
 def _scale_inside(graph: ir.Graph, product: ir.Node) -> None:

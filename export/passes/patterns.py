@@ -50,6 +50,14 @@ def only_reader(node: ir.Node | None, op_type: str) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and uses[0].node.op_type == op_type else None
 
 
+def is_constant(value: ir.Value | None) -> bool:
+    """Made of initializers alone."""
+    if value is None or value.is_graph_input():
+        return value is None
+    node = value.producer()
+    return value.is_initializer() if node is None else all(is_constant(source) for source in node.inputs)
+
+
 def self_attentions(graph: ir.Graph) -> Iterator[tuple[int, ir.Node]]:
     """Layer and node of every decoder self-attention."""
     return _attentions(graph, ".attention")
@@ -89,6 +97,11 @@ def after_heads(node: ir.Node) -> ir.Value:
     """``(B, T, D)`` of an attention's result once a Transpose and a Reshape merged its heads."""
     transpose = only_use(node.outputs[0], "Transpose")
     return only_use(transpose.outputs[0], "Reshape").outputs[0]
+
+
+def scale_of(node: ir.Node) -> dict[str, ir.Attr]:
+    """The scale of an attention, where it has one of its own, among the attributes of a kernel that takes its place."""
+    return {"scale": node.attributes["scale"]} if "scale" in node.attributes else {}
 
 
 def has_bias(value: ir.Value) -> bool:

@@ -37,11 +37,13 @@ from .patterns import (
     name_output,
     producer,
     replace_uses,
+    scale_of,
     self_attentions,
     unturned,
     without_bias,
 )
 from .plain_shapes import straighten_shapes
+from .relative_bias import bias_of_step, has_relative_bias, keys_by_index
 from .residual_norm import fuse_residual_norm
 
 OPSET = 24  # TensorScatter
@@ -96,10 +98,11 @@ def _masked_attention(
         projections = [without_bias(source) for source in sources]
         sources = [product for product, _ in projections]
         bias = constant(graph, f"{node.name}.bias", ir.tensor(np.concatenate([b for _, b in projections])))
+    added = bias_of_step(graph, node, past_length) if has_relative_bias(node) else None
     attention = ir.node(
         "DecoderMaskedMultiHeadAttention",
-        [*sources, None, None, *caches, past_length, *beams, bias],
-        {"num_heads": heads, "past_present_share_buffer": 1},
+        [*sources, None, added, *caches, past_length, *beams, bias],
+        {"num_heads": heads, "past_present_share_buffer": 1, **scale_of(node)},
         domain=CONTRIB,
         num_outputs=3,
         name=node.name,
@@ -144,6 +147,7 @@ def prefill_graph(decoder: ir.Model) -> ir.Model:
         _scatter(graph, layer, node, repeat)
     _count_by_ids(graph, ids)
     replace_uses(_input(graph, names.KEY_MASK), _all_true(graph, ids))
+    keys_by_index(graph, _range_of(graph, ids))
     _turn_by(graph, _range_of(graph, ids), ids)
     replace_uses(_input(graph, names.POSITIONS), _range_of(graph, ids))
     return _without_past(model, ("batch", "picks"))

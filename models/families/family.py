@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ _HARMLESS = """
 HARMLESS = frozenset(_HARMLESS.split())
 """Fields of any ``config.json`` that change nothing of what a finished network computes, or that a family reads."""
 
+MAX_ENDS = 64
+"""Tokens that may end a text, as many as a bundle holds."""
 _ABSENT = object()
 _OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """How names ended in the first releases of BERT's weights."""
@@ -116,6 +118,7 @@ class Facts:
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
     ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
     that may not be generated, as either says. ``forced``: the first token that is generated, as the former says.
+    ``stored``: the names of the tensors that files hold.
     """
 
     prefix: tuple[int, ...] = ()
@@ -129,13 +132,16 @@ class Facts:
     eos: int | list[int] | None = None
     suppressed: tuple[int, ...] = ()
     forced: int | None = None
+    stored: frozenset[str] = frozenset()
 
-    def end_id(self, fields: Fields) -> int:
-        """The one token that ends a text; several are a fault."""
+    def end_id(self, fields: Fields, several: bool = False) -> int:
+        """The one token that ends a text; more are a fault, or with ``several`` the first of them."""
         given = fields.get("eos_token_id", (int, list), 2) if self.eos is None else self.eos
         ends = given if isinstance(given, list) else [given]
-        if len(ends) != 1 or not isinstance(ends[0], int) or isinstance(ends[0], bool):
-            fields.faults.append(f"eos_token_id is {given!r}, expected one token")
+        most = MAX_ENDS if several else 1
+        if not 1 <= len(ends) <= most or not all(type(end) is int and end >= 0 for end in ends):
+            wanted = f"1 to {most} tokens" if several else "one token"
+            fields.faults.append(f"eos_token_id is {given!r}, expected {wanted}")
             return 0
         return int(ends[0])
 
@@ -263,7 +269,7 @@ def build(
     from ..checkpoint import blueprint, filled
 
     fields = Fields(config, f"{where}: config.json")
-    plan = blueprint(family.config(fields, facts))
+    plan = blueprint(family.config(fields, replace(facts, stored=frozenset(tensors))))
     expected, unread = plan.state_dict(), family.unread_rows(plan.config)
     found: dict[str, Tensor] = {}
     copies: list[tuple[str, Tensor]] = []

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from ...errors import CheckpointError
+from ..config import ModelConfig
 from ..files import CONFIG, TOKENIZER, WEIGHTS, plain_name, read_json
 from . import family_of
+from .chat import read_chat
 from .family import Facts, Family, build
-from .generation import check_generation
+from .generation import check_generation, recommended
 from .sentence import read_sentences
 from .wordpiece import VOCABULARY, wordpiece_of
 
@@ -76,8 +78,11 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         weight_files=files,
         max_context=longest,
         beam_size=_beams(folder, config),
+        end_ids=_other_ends(folder, config, model.config),
+        decoding=recommended(_optional(folder / GENERATION_CONFIG), config, model.config, longest, str(folder)),
         made_tokenizer=made or (None if (folder / TOKENIZER).is_file() else tokenizer.to_str()),
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
+        chat=read_chat(folder, _optional(folder / TOKENIZER_CONFIG), _optional(folder / SPECIAL_TOKENS)),
         notice=notice_of(folder),
     )
 
@@ -196,17 +201,17 @@ def _mask(folder: Path, tokenizer: Any) -> int | None:
 
 
 def _suppressed(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> tuple[int, ...]:
-    """Tokens that ``bad_words_ids`` forbid.
+    """Tokens that ``bad_words_ids`` forbid; longer words are a bundle's business.
 
     Raises:
-        CheckpointError: no list of lists of token ids, or a word of several.
+        CheckpointError: no list of lists of token ids.
     """
     words = generation.get("bad_words_ids", config.get("bad_words_ids"))
     if words is None:
         return ()
-    if not isinstance(words, list) or not all(isinstance(w, list) and len(w) == 1 and type(w[0]) is int for w in words):
-        raise CheckpointError(f"{folder}: bad_words_ids are {words!r}, expected lists of one token id each")
-    return tuple(word[0] for word in words)
+    if not isinstance(words, list) or not all(isinstance(w, list) and w and {*map(type, w)} == {int} for w in words):
+        raise CheckpointError(f"{folder}: bad_words_ids are {words!r}, expected lists of token ids")
+    return tuple(word[0] for word in words if len(word) == 1)
 
 
 def _forced(folder: Path, generation: dict[str, Any]) -> int | None:
@@ -219,6 +224,20 @@ def _forced(folder: Path, generation: dict[str, Any]) -> int | None:
     if token is not None and (type(token) is not int or token < 0):
         raise CheckpointError(f"{folder}: forced_bos_token_id is {token!r}, expected a token id")
     return token
+
+
+def _other_ends(folder: Path, config: dict[str, Any], model: ModelConfig) -> tuple[int, ...]:
+    """What ends a text beside the network's end token: the rest of a list that the family took the first of.
+
+    Raises:
+        CheckpointError: a token id beyond the vocabulary.
+    """
+    given = _optional(folder / GENERATION_CONFIG).get("eos_token_id", config.get("eos_token_id"))
+    ends = tuple(end for end in dict.fromkeys(given) if end != model.end_id) if isinstance(given, list) else ()
+    if wrong := [end for end in ends if end >= model.vocab_size]:
+        last = model.vocab_size - 1
+        raise CheckpointError(f"{folder}: eos_token_id has {wrong[0]}, and the vocabulary ends at {last}")
+    return ends
 
 
 def _beams(folder: Path, config: dict[str, Any]) -> int:

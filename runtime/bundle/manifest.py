@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from ...errors import BundleFormatError
 from . import signature
+from .chat import CHAT_TEMPLATE_FILE, ChatSpec
+from .decoding import Generation
 from .schema import (
     LATER,
     Between,
@@ -118,7 +120,7 @@ class ModelSpec:
     head: Literal["vocabulary", "classes", "embedding", "tags", "span"]
     mask_id: _Token | None
     class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
-    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"] | None = field(
+    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"] | None = field(
         default="sinusoidal", metadata=LATER
     )
     pooling: Literal["mean", "first"] | None = field(default=None, metadata=LATER)
@@ -205,23 +207,14 @@ class ModelSpec:
 
 
 REFERENCE_ONLY = frozenset(
-    {"rope", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
-    | {"tied", "output_bias", "pooler", "head_transform"}
-    | {"attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
+    {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
+    | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform"}
+    | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
 )
 
 
 def _without(value: Any, names: frozenset[str]) -> Any:
     return {k: v for k, v in value.items() if k not in names} if isinstance(value, dict) else value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """Decoding defaults. ``max_new_tokens`` of ``None``: source tokens + 50, within the context."""
-
-    beam_size: Annotated[int, Between(1, 64)]
-    length_penalty: Annotated[float, Between(0.0, 10.0)]
-    max_new_tokens: Annotated[int, Between(1, 2**24)] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +341,7 @@ class Manifest:
     files: Annotated[tuple[FileEntry, ...], Length(1, 1000)]
     format: Annotated[int, Between(1, FORMAT_VERSION)] = field(default=FORMAT_VERSION)
     alignment_layer: Annotated[int, Between(0, 255)] | None = field(default=None, metadata=LATER)
+    chat: ChatSpec | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse([*self._model_contradictions(), *self._variant_contradictions(), *self._file_contradictions()])
@@ -368,10 +362,10 @@ class Manifest:
             yield f"task {self.task!r} does not fit the stacks and head of the model"
         if (self.generation is None) != (model.decoder is None):
             yield "generation defaults belong to a model with a decoder, and to no other"
-        if self.generation and self.generation.beam_size > (most := model.vocab_size // 2):
-            yield f"beam_size ({self.generation.beam_size}) must be at most {most}, half of the vocabulary"
-        if self.generation and (self.generation.max_new_tokens or 0) > self.max_context:
-            yield f"max_new_tokens ({self.generation.max_new_tokens}) must be at most max_context ({self.max_context})"
+        if self.generation:
+            yield from self.generation.contradictions(model.vocab_size, self.max_context)
+        if self.chat and (self.task != "generate" or max(self.chat.end_ids, default=0) >= model.vocab_size):
+            yield f"chat belongs to the task 'generate', and its end_ids ({self.chat.end_ids}) below {model.vocab_size}"
         if self.max_context > model.max_positions:
             yield f"max_context ({self.max_context}) must be at most max_positions ({model.max_positions})"
         layers = model.decoder.n_layers if model.encoder and model.decoder else 0
@@ -407,7 +401,8 @@ class Manifest:
         listed = {f.path for f in self.files}
         graphs = {v.graph_path(graph) for v in self.variants for graph in v.graphs}
         quantized = {quantized_file(v.name) for v in self.variants if v.precision in RECORDED}
-        if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs | quantized) - listed:
+        chat = {CHAT_TEMPLATE_FILE} if self.chat else set()
+        if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs | quantized | chat) - listed:
             yield f"files lacks {', '.join(sorted(absent))}"
         if MANIFEST_FILE in listed:
             yield f"files lists {MANIFEST_FILE}, which cannot hold its own hash"

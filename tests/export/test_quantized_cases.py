@@ -33,6 +33,6 @@ def test_a_network_without_steady_steps_is_asked_a_few_cases(
     )
     monkeypatch.setattr(quantized_cases, "STEADY", steady)
     done: list[int] = []
-    found = record_quantized(checkpoint, "cpu", "int8", {}, cases, lambda i, _: done.append(i))
+    found = record_quantized(checkpoint, "cpu", "int8", {}, {}, cases, lambda i, _: done.append(i))
     assert len(done) == asked
     assert bool(found.cases) == (steady > 0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgewise.quantize.choose import choose_kernels
 from edgewise.quantize.errors import exact_enough, relative_error
+from edgewise.quantize.kernels import Scaling
 from edgewise.quantize.schemes import SCHEMES, Kernel
 
 ALL: tuple[Kernel, ...] = ("int8-weights", "int8-rows", "int8-blocks")
@@ -81,7 +82,7 @@ def test_the_choice_follows_it(portable: dict[str, ir.Model], monkeypatch: pytes
     calm = np.ones((20, 32), np.float32)
     inputs = {"decoder.layers.0.attention.query": 9 * calm, "decoder.layers.0.attention.key": calm}
 
-    def exact(kernels: Sequence[Kernel], weight: Floats, x: Floats) -> tuple[Kernel, ...]:
+    def exact(kernels: Sequence[Kernel], weight: Floats, x: Floats, scaling: Scaling | None) -> tuple[Kernel, ...]:
         return tuple(k for k in kernels if k != "int8-rows" or x.max() < 9)
 
     monkeypatch.setattr("edgewise.quantize.choose.exact_enough", exact)

@@ -84,7 +84,7 @@ def test_near_the_float_network(kernel: Kernel, portable: Portable) -> None:
         assert 0 < error < (0.2 if kernel == "int4-blocks" else 0.03)
 
 
-@pytest.mark.parametrize("kernel", get_args(Kernel)[1:])
+@pytest.mark.parametrize("kernel", [k for k in get_args(Kernel)[1:] if k != "int8-scaled-rows"])
 def test_one_store_for_embedding_and_projection(kernel: Kernel, portable: Portable) -> None:
     """Two tensors of different shapes may hold the same bytes, which a file of weights stores once."""
     graph = quantize_graph(portable["decoder"], _all(portable, kernel)).graph

@@ -57,7 +57,7 @@ def bundle(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_the_file_says(checkpoint: Checkpoint) -> None:
     assert (checkpoint.name, checkpoint.max_context) == ("SmolLM2-135M-Instruct.Q4_1", 8192)
     assert checkpoint.notice.startswith("apache-2.0\n")
-    assert checkpoint.training["recipe"].endswith("a text ends at '<|im_end|>', not at '<|endoftext|>'")
+    assert checkpoint.training["recipe"].endswith("a text ends at '<|im_end|>', and at '<|endoftext|>'")
     config = checkpoint.model.config
     assert (config.start_id, config.end_id, config.starts_text) == (1, 2, False)
 
@@ -80,6 +80,22 @@ def test_float32_gives_the_tokens_of_the_library_and_of_the_reference(
 def test_paris(precision: str, bundle: Path) -> None:
     with edgewise.load(bundle, "cpu", precision, 1) as session:
         assert "Paris" in session.generate(PROMPTS[0], max_new_tokens=STEPS).text
+
+
+@torch.no_grad()
+def test_a_chat(bundle: Path, file: Path) -> None:
+    """The answer is that of the library to the model card's prompt, and what was said before is known."""
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    with edgewise.load(bundle, "cpu", "fp32", 1) as session:
+        assert session.manifest.chat is not None
+        assert session.manifest.chat.variables["eos_token"] == "<|im_end|>"
+        found = session.chat(messages)
+        assert (found.text, found.hypotheses[0].finish_reason) == ("The capital of France is Paris.", "end")
+        ids = torch.tensor([found.source_tokens])
+        told = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 32, "do_sample": False}
+        assert list(found.tokens) == library_llama(file).generate(ids, **told)[0, ids.shape[1] :].tolist()
+        messages += [{"role": "assistant", "content": found.text}, {"role": "user", "content": "And of Italy?"}]
+        assert "Rome" in "".join(session.chat_stream(messages))
 
 
 def test_float32_replays_the_reference(bundle: Path) -> None:
