@@ -14,19 +14,18 @@ import onnx_ir as ir
 import torch
 
 from . import __version__
-from .errors import ConfigError, GateError, TokenizerError
+from .errors import ConfigError, GateError
 from .export.activations import Inputs, record_inputs
 from .export.cases import record_cases
 from .export.portable import portable_graphs
 from .export.quantized_cases import record_quantized
 from .export.variants import LAYOUTS, alignment_layer, variant_graphs
 from .export.weights import write_graphs
-from .models.chat import ChatSource
 from .models.checkpoint import Checkpoint
 from .models.config import ModelConfig
 from .models.data import read_lines
 from .models.open import open_checkpoint
-from .pipeline_output import LENGTH_PENALTY, NO_LICENCE, licence_of, whole_or_nothing
+from .pipeline_output import LENGTH_PENALTY, NO_LICENCE, chat_spec, licence_of, whole_or_nothing
 from .pipeline_output import BuildReport as BuildReport
 from .quantize import gate
 from .quantize.choose import choose_kernels
@@ -34,7 +33,6 @@ from .quantize.graph import matrices, quantize_graph
 from .quantize.scaling import scalings
 from .quantize.schemes import Kernel, scheme_of
 from .runtime.bundle.cases import ReferenceCases, write_cases
-from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
 from .runtime.bundle.decoding import Generation
 from .runtime.bundle.manifest import (
     CASES_FILE,
@@ -55,7 +53,6 @@ from .runtime.bundle.manifest import (
 from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
 from .runtime.bundle.schema import from_json
-from .runtime.chat import ChatTemplate
 from .runtime.load import load
 from .runtime.tokenizer import Tokenizer
 
@@ -253,24 +250,6 @@ class _Builder:
                 shutil.rmtree(self.folder / variant.folder)
         (self.folder / REPORT_FILE).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         self.finish([variant for variant in self.variants if variant.precision in precisions])
-
-
-def chat_spec(source: ChatSource | None, folder: Path, model: ModelSpec) -> tuple[ChatSpec | None, str]:
-    """Write a chat template into the bundle ``folder``, beside its tokenizer. Returns what the manifest says of it.
-
-    A template that does not run in the sandbox is left out, and the reason is returned instead: the model generates
-    without it.
-    """
-    if source is None:
-        return None, ""
-    codec = Tokenizer.open(folder / TOKENIZER_FILE)
-    try:
-        end = ChatTemplate(source.template, control_tokens=codec.special_tokens, variables=source.variables).turn_end()
-    except TokenizerError as error:
-        return None, f"left out: {error}"[:2000]
-    ids = codec.encode_control(end) if end else []
-    (folder / CHAT_TEMPLATE_FILE).write_text(source.template, encoding="utf-8", newline="")
-    return ChatSpec(variables=source.variables, end_ids=tuple(i for i in ids if i != model.end_id)), ""
 
 
 def _judge(

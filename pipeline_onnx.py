@@ -35,7 +35,7 @@ from .export.passes.candidates import choose_candidates
 from .export.variants import LAYOUTS
 from .export.weights import write_graphs
 from .models.families.graph_settings import GraphSettings, read_graph_settings
-from .pipeline_output import LENGTH_PENALTY, NO_LICENCE, BuildReport, licence_of, whole_or_nothing
+from .pipeline_output import LENGTH_PENALTY, NO_LICENCE, BuildReport, chat_spec, licence_of, whole_or_nothing
 from .runtime.bundle import signature as names
 from .runtime.bundle.cases import ReferenceCases, write_cases
 from .runtime.bundle.decoding import Generation
@@ -56,6 +56,7 @@ from .runtime.bundle.manifest import (
     write_manifest,
 )
 from .runtime.bundle.scan import graph_spec
+from .runtime.bundle.schema import from_json
 from .runtime.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
@@ -175,6 +176,7 @@ class _Builder:
         self.reference, self.digest = "", ""
         (folder / TOKENIZER_FILE).write_text(settings.tokenizer, encoding="utf-8")
         (folder / LICENSE_FILE).write_text(settings.notice or f"{NO_LICENCE}\n", encoding="utf-8")
+        self.chat, self.no_chat = chat_spec(settings.chat if self.task == "generate" else None, folder, self.model)
 
     def record(self, graphs: _Graphs, progress: Progress) -> None:
         """The reference cases, of the graphs as they were."""
@@ -220,13 +222,14 @@ class _Builder:
         report = BuildReport(bundle=out, variant_bytes=sizes, gate=(), metric="", max_drop=None)
         (self.folder / REPORT_FILE).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         most = None if self.model.encoder else min(64, self.settings.max_context)
-        generation = Generation(beam_size=self.settings.beam_size, length_penalty=LENGTH_PENALTY, max_new_tokens=most)
+        recommended = {"length_penalty": LENGTH_PENALTY, "max_new_tokens": most, **self.settings.decoding}
+        generation = from_json(Generation, recommended, "the recommended decoding") if self.model.decoder else None
         manifest = Manifest(
             name=self.settings.name,
             task=self.task,
             model=self.model,
             max_context=self.settings.max_context,
-            generation=generation if self.model.decoder else None,
+            generation=generation,
             languages=None,
             licence=licence_of(self.settings.notice),
             provenance={
@@ -234,9 +237,11 @@ class _Builder:
                 "checkpoint_sha256": self.digest,
                 "reference": self.reference,
                 "configuration": self.settings.how,
+                **({"chat_template": self.no_chat} if self.no_chat else {}),
             },
             variants=tuple(self.variants),
             files=file_entries(self.folder),
+            chat=self.chat,
         )
         write_manifest(self.folder, manifest)
         return report

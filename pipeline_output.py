@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ExportError
+from .errors import ExportError, TokenizerError
+from .models.chat import ChatSource
 from .quantize import gate
-from .runtime.bundle.manifest import MANIFEST_FILE, Licence
+from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
+from .runtime.bundle.manifest import MANIFEST_FILE, TOKENIZER_FILE, Licence, ModelSpec
+from .runtime.chat import ChatTemplate
+from .runtime.tokenizer import Tokenizer
 
 LENGTH_PENALTY = 0.6
 NO_LICENCE = "No licence file was found."
@@ -48,6 +52,24 @@ def licence_of(notice: str) -> Licence:
     """The notice of the weights; its first line is their licence's name."""
     text = notice.strip() or NO_LICENCE
     return Licence(name=text.splitlines()[0][:200], notice=text)
+
+
+def chat_spec(source: ChatSource | None, folder: Path, model: ModelSpec) -> tuple[ChatSpec | None, str]:
+    """Write a chat template into the bundle ``folder``, beside its tokenizer. Returns what the manifest says of it.
+
+    A template that does not run in the sandbox is left out, and the reason is returned instead: the model generates
+    without it.
+    """
+    if source is None:
+        return None, ""
+    codec = Tokenizer.open(folder / TOKENIZER_FILE)
+    try:
+        end = ChatTemplate(source.template, control_tokens=codec.special_tokens, variables=source.variables).turn_end()
+    except TokenizerError as error:
+        return None, f"left out: {error}"[:2000]
+    ids = codec.encode_control(end) if end else []
+    (folder / CHAT_TEMPLATE_FILE).write_text(source.template, encoding="utf-8", newline="")
+    return ChatSpec(variables=source.variables, end_ids=tuple(i for i in ids if i != model.end_id)), ""
 
 
 @contextmanager

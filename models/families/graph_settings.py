@@ -15,12 +15,26 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from ...errors import ConfigError
+from ..chat import ChatSource
 from ..files import CONFIG, TOKENIZER, read_json
 from . import family_of
+from .chat import read_chat
 from .family import Facts, Family, Fields
-from .generation import check_generation
+from .generation import check_generation, recommended
 from .heads import encoder_fields
-from .huggingface import GENERATION_CONFIG, _beams, _facts, _name, _optional, _tokenizer, check_tokenizer, notice_of
+from .huggingface import (
+    GENERATION_CONFIG,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    _beams,
+    _facts,
+    _name,
+    _optional,
+    _other_ends,
+    _tokenizer,
+    check_tokenizer,
+    notice_of,
+)
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 
@@ -48,7 +62,8 @@ class GraphSizes:
 class GraphSettings:
     """``model``: a ``ModelConfig`` as JSON, with ``None`` for what only the graphs know. ``how``: what read it.
 
-    ``suppressed``: tokens that may not be generated, and which the graphs give scores all the same.
+    ``suppressed``: tokens that may not be generated, and which the graphs give scores all the same. ``decoding``: what
+    the folder recommends, as a bundle's ``Generation`` has it.
     """
 
     model: dict[str, Any]
@@ -57,8 +72,9 @@ class GraphSettings:
     notice: str
     tokenizer: str
     max_context: int
-    beam_size: int
     suppressed: tuple[int, ...]
+    decoding: dict[str, Any]
+    chat: ChatSource | None
 
 
 def read_graph_settings(folder: Path, sizes: GraphSizes) -> GraphSettings:
@@ -77,9 +93,11 @@ def read_graph_settings(folder: Path, sizes: GraphSizes) -> GraphSettings:
     facts = _facts(folder, config, tokenizer)
     model, how = _model(family, doubt, config, facts, sizes, where)
     _check_sizes(model, sizes, where)
-    generation = _optional(folder / GENERATION_CONFIG)
-    ids = SimpleNamespace(**{name: model.get(name) for name in ("encoder", "decoder", "start_id", "forced_id")})
-    check_generation(generation, ids, str(folder / GENERATION_CONFIG))  # type: ignore[arg-type]
+    generation, longest = _optional(folder / GENERATION_CONFIG), model["max_positions"]
+    longest = min(longest, facts.max_tokens or longest)
+    ids: Any = SimpleNamespace(**{"forced_id": None, **model})  # what a ModelConfig says, without the mathematics
+    check_generation(generation, ids, str(folder / GENERATION_CONFIG))
+    decoding = recommended(generation, config, ids, longest, str(folder))
     check_tokenizer(folder, model["vocab_size"], tokenizer)
     text = made or ((folder / TOKENIZER).read_text(encoding="utf-8") if (folder / TOKENIZER).is_file() else None)
     return GraphSettings(
@@ -88,9 +106,10 @@ def read_graph_settings(folder: Path, sizes: GraphSizes) -> GraphSettings:
         name=_name(folder),
         notice=notice_of(folder),
         tokenizer=text or tokenizer.to_str(),
-        max_context=min(model["max_positions"], facts.max_tokens or model["max_positions"]),
-        beam_size=_beams(folder, config),
-        suppressed=_suppressed(facts, model["vocab_size"], where),
+        max_context=longest,
+        suppressed=_suppressed(facts, model["vocab_size"], where) if model.get("encoder") else (),
+        decoding={"beam_size": _beams(folder, config), "end_ids": list(_other_ends(folder, config, ids)), **decoding},
+        chat=read_chat(folder, _optional(folder / TOKENIZER_CONFIG), _optional(folder / SPECIAL_TOKENS)),
     )
 
 
@@ -128,7 +147,7 @@ def _encoder(fields: Fields, facts: Facts, sizes: GraphSizes) -> dict[str, Any]:
 
 
 def _decoder(fields: Fields, facts: Facts, sizes: GraphSizes) -> dict[str, Any]:
-    end = facts.end_id(fields)
+    end = facts.end_id(fields, several=True)
     start = fields.get("bos_token_id", int, end)
     if facts.suffix or facts.prefix not in ((), (start,)):
         fields.faults.append(
@@ -141,7 +160,7 @@ def _decoder(fields: Fields, facts: Facts, sizes: GraphSizes) -> dict[str, Any]:
 
 
 def _encoder_decoder(fields: Fields, facts: Facts, sizes: GraphSizes) -> dict[str, Any]:
-    end, pad = facts.end_id(fields), fields.get("pad_token_id", int, 0)
+    end, pad = facts.end_id(fields, several=True), fields.get("pad_token_id", int, 0)
     start = fields.get("decoder_start_token_id", int)
     if len(facts.prefix) > 1 or facts.suffix not in ((), (end,)):
         fields.faults.append(

@@ -15,6 +15,7 @@ from edgewise.errors import ConfigError
 from edgewise.models.families import graph_settings
 from edgewise.models.families.graph_settings import GraphSizes, read_graph_settings
 from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.bundle.chat import CHAT_TEMPLATE_FILE
 from edgewise.runtime.load import load
 
 from .exported import DECODERS, ENCODERS, GOLDENS, bundle, copied, expected, export
@@ -84,6 +85,23 @@ def test_a_row_of_a_family_says_what_is_read_without_one(name: str, monkeypatch:
     for stack in ("encoder", "decoder"):
         if model[stack]:
             assert all(read[stack][size] == model[stack][size] for size in ("n_layers", "d_model", "n_heads"))
+
+
+def test_what_a_folder_recommends_goes_along(tmp_path: Path) -> None:
+    """Beams, penalties, further ends and a chat template, as of checkpoints."""
+    folder = copied("gpt2", tmp_path)
+    file = folder / "generation_config.json"
+    more = {"eos_token_id": [0, 7], "num_beams": 2, "repetition_penalty": 1.5, "min_new_tokens": 2}
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    template = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    manifest = Bundle.open(export(folder, tmp_path / "bundle", ("cpu",))).manifest
+    assert manifest.generation is not None and manifest.chat is not None
+    assert (manifest.generation.beam_size, manifest.generation.end_ids) == (2, (7,))
+    assert (manifest.generation.repetition_penalty, manifest.generation.min_new_tokens) == (1.5, 2)
+    assert (tmp_path / "bundle" / CHAT_TEMPLATE_FILE).read_text() == template
+    with load(tmp_path / "bundle", threads=1) as session:
+        assert session.verify().ok
 
 
 def test_weights_beside_a_graph_are_read(tmp_path: Path) -> None:

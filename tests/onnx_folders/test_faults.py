@@ -256,9 +256,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "settings no bundle holds": (
         "bart",
-        lambda f: config_of_generation(f, no_repeat_ngram_size=3),
+        lambda f: config_of_generation(f, num_beam_groups=3),
         CheckpointError,
-        "no_repeat_ngram_size is 3: a bundle holds no such setting",
+        "num_beam_groups is 3: a bundle holds no such setting",
     ),
 }
 
