@@ -430,6 +430,15 @@ def _add_export(commands: Commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from .export.onnx_folder.files import is_onnx_folder
+
+    if is_onnx_folder(arguments.source):
+        from .cli_onnx import export_graphs
+
+        with Progress("export") as progress:
+            graphs = export_graphs(arguments, TARGETS, progress)
+        print(json.dumps(graphs.to_json()) if arguments.json else graphs.table())
+        return 0
     _require_export_libraries(with_bleu=arguments.eval is not None)
     from .pipeline import export_bundle
 

@@ -7,41 +7,36 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
 
 from . import __version__
-from .errors import ConfigError, ExportError, GateError, TokenizerError
+from .errors import ConfigError, GateError
 from .export.activations import Inputs, record_inputs
 from .export.cases import record_cases
 from .export.portable import portable_graphs
 from .export.quantized_cases import record_quantized
 from .export.variants import LAYOUTS, alignment_layer, variant_graphs
 from .export.weights import write_graphs
-from .models.chat import ChatSource
 from .models.checkpoint import Checkpoint
 from .models.config import ModelConfig
 from .models.data import read_lines
 from .models.open import open_checkpoint
+from .pipeline_output import LENGTH_PENALTY, NO_LICENCE, chat_spec, licence_of, whole_or_nothing
+from .pipeline_output import BuildReport as BuildReport
 from .quantize import gate
 from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
 from .quantize.scaling import scalings
 from .quantize.schemes import Kernel, scheme_of
 from .runtime.bundle.cases import ReferenceCases, write_cases
-from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
 from .runtime.bundle.decoding import Generation
 from .runtime.bundle.manifest import (
     CASES_FILE,
     LICENSE_FILE,
-    MANIFEST_FILE,
     RECORDED,
     REPORT_FILE,
     SOURCE_TOKENIZER_FILE,
@@ -49,7 +44,6 @@ from .runtime.bundle.manifest import (
     CacheSpec,
     KernelChoice,
     Languages,
-    Licence,
     Manifest,
     ModelSpec,
     Task,
@@ -60,41 +54,11 @@ from .runtime.bundle.manifest import (
 from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
 from .runtime.bundle.schema import from_json
-from .runtime.chat import ChatTemplate
 from .runtime.load import load
 from .runtime.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
 KernelChooser = Callable[[dict[str, ir.Model], str, str], dict[str, Kernel]]
-
-LENGTH_PENALTY = 0.6
-NO_LICENCE = "No licence file was found."
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildReport:
-    """What was built: bytes a variant, and the gate's table where there was text to judge by."""
-
-    bundle: Path
-    variant_bytes: dict[str, int]
-    gate: tuple[gate.Row, ...]
-    metric: str
-    max_drop: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in ``report.json``."""
-        return {
-            "bytes": self.variant_bytes,
-            "metric": self.metric,
-            "max_drop": self.max_drop,
-            "gate": [row.to_json() for row in self.gate],
-        }
-
-    def table(self) -> str:
-        """For people to read."""
-        sizes = [f"{name:<16} {size:>12,} bytes" for name, size in self.variant_bytes.items()]
-        judged = [f"\n{self.metric}", gate.table(self.gate)] if self.gate else []
-        return "\n".join([str(self.bundle), *sizes, *judged])
 
 
 def measured_kernels(
@@ -138,7 +102,7 @@ def export_bundle(
     judged = texts is not None and set(precisions) != {"fp32"}
     wanted = variants_made(targets, ["fp32", *precisions] if judged else precisions)
     variants_made(targets, precisions)
-    with _whole_or_nothing(out) as folder:
+    with whole_or_nothing(out) as folder:
         builder = _Builder(checkpoint, task, folder, progress)
         builder.record()
         for target, precision in wanted:
@@ -259,7 +223,7 @@ class _Builder:
             max_context=self.max_context,
             generation=generation,
             languages=Languages(source=languages[0], target=languages[1]) if languages else None,
-            licence=self._licence(),
+            licence=licence_of(self.checkpoint.notice),
             provenance={
                 "edgewise": __version__,
                 "checkpoint_sha256": self.checkpoint.sha256,
@@ -273,11 +237,6 @@ class _Builder:
             chat=self.chat,
         )
         write_manifest(self.folder, manifest)
-
-    def _licence(self) -> Licence:
-        """The notice of the weights; its first line is their licence's name."""
-        notice = self.checkpoint.notice.strip() or NO_LICENCE
-        return Licence(name=notice.splitlines()[0][:200], notice=notice)
 
     def report(
         self, out: Path, precisions: Sequence[str], rows: tuple[gate.Row, ...], max_drop: float | None
@@ -297,24 +256,6 @@ class _Builder:
         self.finish([variant for variant in self.variants if variant.precision in precisions])
 
 
-def chat_spec(source: ChatSource | None, folder: Path, model: ModelSpec) -> tuple[ChatSpec | None, str]:
-    """Write a chat template into the bundle ``folder``, beside its tokenizer. Returns what the manifest says of it.
-
-    A template that does not run in the sandbox is left out, and the reason is returned instead: the model generates
-    without it.
-    """
-    if source is None:
-        return None, ""
-    codec = Tokenizer.open(folder / TOKENIZER_FILE)
-    try:
-        end = ChatTemplate(source.template, control_tokens=codec.special_tokens, variables=source.variables).turn_end()
-    except TokenizerError as error:
-        return None, f"left out: {error}"[:2000]
-    ids = codec.encode_control(end) if end else []
-    (folder / CHAT_TEMPLATE_FILE).write_text(source.template, encoding="utf-8", newline="")
-    return ChatSpec(variables=source.variables, end_ids=tuple(i for i in ids if i != model.end_id)), ""
-
-
 def _judge(
     folder: Path, variants: list[Variant], sources: list[str], references: list[str], progress: Progress
 ) -> tuple[gate.Row, ...]:
@@ -332,22 +273,3 @@ def _refuse_fallen(rows: tuple[gate.Row, ...], max_drop: float, table: str) -> N
         gate.check(rows, max_drop)
     except GateError as error:
         raise GateError(f"{error}\n{table}") from None
-
-
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that takes its name at the end, or vanishes."""
-    if out.exists() and not (out / MANIFEST_FILE).is_file():
-        raise ExportError(f"{out} exists and is no bundle: choose another folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    replaced = folder.with_name(f"{folder.name}.old")
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if out.exists():
-            out.rename(replaced)
-        folder.rename(out)
-    finally:
-        for rest in (folder, replaced):
-            shutil.rmtree(rest, ignore_errors=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..models.config import ModelConfig
-from ..models.transformer import Transformer
 from ..runtime.bundle.cases import Case
 from ..runtime.bundle.manifest import ModelSpec
+
+if TYPE_CHECKING:
+    from ..models.transformer import Transformer
 
 _CHOSEN = ("start_id", "source_start_id", "source_last_id", "forced_id")
 Direction = tuple[str | None, str | None]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,16 +28,16 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .chat import ChatSource
 from .config import ModelConfig
+from .files import CONFIG as CONFIG
+from .files import NOTICE as NOTICE
+from .files import SOURCE_TOKENIZER as SOURCE_TOKENIZER
+from .files import TOKENIZER as TOKENIZER
+from .files import TRAINING as TRAINING
+from .files import WEIGHTS as WEIGHTS
+from .files import plain_name as plain_name
+from .files import read_json as read_json
 from .transformer import Transformer
 
-WEIGHTS, CONFIG, TOKENIZER, TRAINING, NOTICE = (
-    "model.safetensors",
-    "config.json",
-    "tokenizer.json",
-    "training.json",
-    "NOTICE",
-)
-SOURCE_TOKENIZER = "source_tokenizer.json"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of weights that are read; those of eight bits mean nothing without scales."""
 
@@ -137,24 +136,6 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         notice=notice.read_text() if notice.is_file() else "",
         source_tokenizer=source.read_text(encoding="utf-8") if source.is_file() else None,
     )
-
-
-def plain_name(text: str) -> str:
-    """A name that a bundle may have: a letter first, then letters, digits, ``_``, ``.`` and ``-``."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:60]
-    return name if re.match(r"[A-Za-z]", name) else f"m-{name}"
-
-
-def read_json(file: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        CheckpointError: missing or not JSON.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: expected a readable JSON file, got {error}: train or copy it again") from error
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -53,7 +53,8 @@ def decoder_bytes(model: ModelSpec, fed: int, capacity: int, beams: int, logit_p
 def _layer_floats(stack: StackSpec, queries: int, keys: int) -> int:
     """Floats alive at once inside a layer: states, the inner feed-forward, attention weights and their softmax."""
     states = 4 * stack.d_model + 4 * _attention_width(stack)
-    return queries * (states + 2 * stack.d_ff) + 2 * stack.n_heads * queries * keys
+    inner = stack.d_ff or 4 * stack.d_model  # as in the paper where nothing is said
+    return queries * (states + 2 * inner) + 2 * stack.n_heads * queries * keys
 
 
 def _attention_width(stack: StackSpec) -> int:

@@ -145,7 +145,8 @@ class Engine(Protocol):
     def encode(
         self, ids: Ids, mask: Mask, logit_index: Ids | None, segments: Ids | None = None
     ) -> tuple[Floats, Floats]:
-        """Encoder-only: hidden states ``(B, S, D)``, and what the head makes of them.
+        """Encoder-only: hidden states ``(B, S, D)``, ``D`` of 0 where the graph gives none, and what the head makes of
+        them.
 
         Logits ``(B, N, V)`` at positions ``logit_index (B, N)`` with a vocabulary head, where ``None`` means position
         0; logits ``(B, classes)`` with a ``classes`` head, ``(B, S, classes)`` with ``tags`` and, of two classes, with

@@ -69,6 +69,7 @@ def _lines(bundle: Bundle, found: dict[str, Any]) -> Iterator[str]:
         yield f"variant {variant['name']}: {_size(variant['bytes'])}, graphs {', '.join(variant['graphs'].values())}"
         yield f"  cache: {variant['cache']['layout']}"
         yield from _kernels(variant["kernels"])
+    yield f"reference: {found['provenance'].get('reference', 'PyTorch')}"
     yield "provenance"
     yield from _nested(found["provenance"])
     if found["report"]:
@@ -138,11 +139,11 @@ def _languages(languages: LanguageSpec) -> Iterator[str]:
 def _stack(stack: StackSpec) -> str:
     fewer = f" ({stack.kv_heads} of keys and values)" if stack.kv_heads < stack.n_heads else ""
     wide = f" of width {stack.head_width}" if stack.head_dim is not None else ""
+    sizes = f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads{wide}{fewer}"
+    if stack.norm_place is None:
+        return f"{sizes}, the rest as the graphs have it"
     norm = f"{stack.norm_place}-norm{' by RMS' if stack.norm == 'rms' else ''}"
-    return (
-        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads{wide}{fewer}, d_ff {stack.d_ff}, "
-        f"{norm}, {'gated ' if stack.gated else ''}{stack.activation}"
-    )
+    return f"{sizes}, d_ff {stack.d_ff}, {norm}, {'gated ' if stack.gated else ''}{stack.activation}"
 
 
 def _kernels(kernels: list[dict[str, Any]]) -> Iterator[str]:

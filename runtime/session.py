@@ -14,6 +14,7 @@ from ..errors import EngineError, InputError, TokenizerError
 from .alignments import check_attention
 from .arguments import Batching, check_names, check_prefix_bias, count, each, listed, one_by_one
 from .bundle import Bundle
+from .bundle import signature as names
 from .bundle.manifest import ModelSpec, Variant
 from .chatting import Chatting
 from .continuous import ContinuousBatch, Job, fill
@@ -250,6 +251,10 @@ class Session(Reading, Chatting):
         """Hidden states of an encoder-only model, a row a token, special tokens included."""
         self._require("encode", "fill_mask", "classify", "regress", "tag", "answer", "embed")
         check_names("encode", arguments, EncodingArguments.__optional_keys__)
+        if names.HIDDEN not in {output.name for output in self.variant.graphs[names.ENCODER].outputs}:
+            raise InputError(
+                f"the graph of {self.manifest.name!r} gives no hidden states: export the checkpoint itself to encode"
+            )
         found = [
             Encoding(tokens=source.ids, truncated=source.truncated, hidden=hidden)
             for source, hidden, _ in self._encoded(texts, **arguments)

@@ -110,7 +110,7 @@ class GraphReport:
 class VerificationReport:
     """All cases of a bundle on one variant, engine and machine; ``own_integers``: only where they are recorded.
 
-    ``graphs``: what was found of those that only some requests run on.
+    ``graphs``: what was found of those that only some requests run on. ``reference``: what gave the recorded numbers.
     """
 
     name: str
@@ -123,6 +123,7 @@ class VerificationReport:
     own_integers: OwnIntegers | None
     graphs: tuple[GraphReport, ...]
     seconds: float
+    reference: str = "PyTorch"
 
     @property
     def ok(self) -> bool:
@@ -171,6 +172,7 @@ class VerificationReport:
             "task": self.task,
             "target": self.target,
             "precision": self.precision,
+            "reference": self.reference,
             "ok": self.ok,
             "engine": self.engine,
             "tolerance": dataclasses.asdict(self.tolerance),
@@ -189,7 +191,8 @@ class VerificationReport:
             "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows
         ]
-        return "\n".join([*lines, "", self.summary(), *(f"  FAILED {fault}" for fault in self.faults)])
+        other = [] if self.reference == "PyTorch" else [f"  the reference: {self.reference}"]
+        return "\n".join([*lines, "", self.summary(), *other, *(f"  FAILED {fault}" for fault in self.faults)])
 
     def summary(self) -> str:
         """One line: the variant, whether it passed, and how near it came."""

@@ -76,6 +76,7 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
         own_integers=own.found(session.engine, session.manifest.model.positions == "sinusoidal") if own else None,
         graphs=graphs,
         seconds=time.perf_counter() - begin,
+        reference=session.manifest.provenance.get("reference", "PyTorch"),
     )
 
 

@@ -18,6 +18,7 @@ SIBLINGS = {
     "errors": set[str](),
     "models": {"models", "errors"},
     "export": {"export", "models", "runtime.bundle", "errors"},
+    "export.onnx_folder": {"export", "models", "runtime.bundle", "errors"},
     "quantize": {"quantize", "runtime", "errors"},
     "runtime": {"runtime", "errors"},
     "runtime.bundle": {"runtime.bundle", "errors"},
@@ -32,6 +33,7 @@ LIBRARIES = {
     "errors": set[str](),
     "models": {"numpy", "torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "sacrebleu"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "tqdm"},
+    "export.onnx_folder": {"numpy", "onnx_ir", "onnxruntime"},
     "quantize": {"numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "sacrebleu", "tqdm"},
     "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino", "llguidance", "jinja2"},
     "runtime.bundle": {"numpy"},
@@ -48,9 +50,12 @@ LIBRARIES = {
 ADAPTERS = "benchmarks.peers.adapters"
 OTHER_ENVIRONMENTS = (ADAPTERS, "benchmarks.peers.convert_nncf")
 # The files at the root join the stages and may import all of them.
-ROOT_FILES = {"__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_reading", "pipeline"}
+ROOT_FILES = {
+    *("__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"),
+    *("pipeline", "pipeline_onnx", "pipeline_output"),
+}
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
-LAZY = {"__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_reading"}
+LAZY = {"__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"}
 # These are extras: only one module each imports them, when asked for.
 EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar"}
 # jinja2 is an extra: only this module imports it, and is itself imported inside a function.

@@ -5,11 +5,14 @@ Reference: ``transformers/models/bart/modeling_bart.py`` of transformers 5.24.0,
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..config import ModelConfig, StackConfig
 from .family import ACTIVATIONS, Facts, Family, Fields
 from .marian import LAYER_KEYS, stack_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OFFSET = 2
 """Rows of a table of positions that no position reads (``BartLearnedPositionalEmbedding``)."""

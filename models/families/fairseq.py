@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, TokenizerError
-from ..checkpoint import TOKENIZER, read_json
+from ..files import TOKENIZER, read_json
 from ..languages import LanguageConfig, SourcePlace, TargetPlace
 from ..sentencepiece.model import NORMAL, UNIGRAM, USER_DEFINED, SentencePieceModel, read_model
 from ..sentencepiece.normalizer import MARKS

@@ -6,16 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError, ConfigError
-from ..checkpoint import blueprint, filled
 from ..config import Activation, ModelConfig, Pooling
 from ..languages import LanguageConfig
-from ..transformer import Transformer
+
+if TYPE_CHECKING:  # a configuration is read without torch: only tensors need it
+    from torch import Tensor
+
+    from ..transformer import Transformer
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
@@ -306,6 +306,10 @@ def build(
         ConfigError: a field is missing, wrong, or not understood; all of them in one message that ``where`` begins.
         CheckpointError: a tensor is missing, unknown, given twice, misshapen or not finite; all in one message.
     """
+    import torch
+
+    from ..checkpoint import blueprint, filled
+
     fields = Fields(config, f"{where}: config.json")
     plan = blueprint(family.config(fields, replace(facts, stored=frozenset(tensors))))
     expected, unread = plan.state_dict(), family.unread_rows(plan.config)
@@ -342,4 +346,6 @@ def build(
 
 def _equal(tensor: Tensor, copy: Tensor) -> bool:
     """As float32: types of eight bits, refused later, compare with no other."""
+    import torch
+
     return tensor.shape == copy.shape and bool(torch.equal(tensor.float(), copy.float()))

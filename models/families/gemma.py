@@ -10,15 +10,16 @@ bfloat16, in which the checkpoints were trained, that number would be rounded fi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig, RopeConfig
 from .family import Facts, Family, Fields
 from .rope import rope_from, rope_of
 from .rotary_decoder import COPIES, DROPPED, KEYS, LAYER, OURS, rotary_decoder
 from .windows import FULL, SLIDING, windows_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GLOBAL_THETA, _LOCAL_THETA = 1e6, 1e4
 

@@ -13,21 +13,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from torch import Tensor
 
 from ...errors import CheckpointError
-from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, plain_name, read_json, read_tensors
 from ..config import ModelConfig
+from ..files import CONFIG, TOKENIZER, WEIGHTS, plain_name, read_json
 from . import family_of
 from .chat import read_chat
 from .family import Facts, Family, build
 from .generation import check_generation, recommended
-from .pickled import PICKLED, PICKLED_INDEX, read_pickled
 from .sentence import read_sentences
 from .wordpiece import VOCABULARY, wordpiece_of
+
+if TYPE_CHECKING:  # what a folder says beside its weights is read without torch
+    from torch import Tensor
+
+    from ..checkpoint import Checkpoint
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
@@ -55,6 +58,8 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         CheckpointError: a file is missing or damaged, or a tensor missing, unknown, misshapen or not finite.
         ConfigError: no family has this architecture, or a field is missing, wrong, or not understood.
     """
+    from ..checkpoint import Checkpoint
+
     config = read_json(folder / CONFIG)
     family = family_of(config, str(folder / CONFIG), others)
     made = family.tokenizer(folder, config)
@@ -116,6 +121,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         CheckpointError: there are none, or the index names something else than files beside it.
     """
+    from .pickled import PICKLED, PICKLED_INDEX
+
     for whole, index, ending in ((WEIGHTS, INDEX, "safetensors"), (PICKLED, PICKLED_INDEX, "bin")):
         if (folder / whole).is_file():
             return (folder / whole,)
@@ -140,6 +147,9 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a file cannot be read, or two hold a tensor of one name.
     """
+    from ..checkpoint import read_tensors
+    from .pickled import read_pickled
+
     found: dict[str, Tensor] = {}
     for file in files:
         tensors = read_pickled(file) if file.suffix == ".bin" else read_tensors(file)
@@ -149,7 +159,7 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
     return found
 
 
-def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family) -> Facts:
+def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family | None) -> Facts:
     prefix, suffix = special_tokens(folder, tokenizer)
     between, second_type = _between_pairs(tokenizer, prefix, suffix)
     generation = _optional(folder / GENERATION_CONFIG)
@@ -162,7 +172,7 @@ def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family)
         eos=generation.get("eos_token_id"),
         suppressed=_suppressed(folder, config, generation),
         forced=_forced(folder, generation),
-        languages=family.languages(folder, config, tokenizer, (prefix, suffix)),
+        languages=family.languages(folder, config, tokenizer, (prefix, suffix)) if family else None,
     )
     sentences = read_sentences(folder)
     if sentences is None:

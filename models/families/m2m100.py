@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..config import ModelConfig, StackConfig
 from .fairseq import fairseq_languages, fairseq_tokenizer
 from .family import ACTIVATIONS, Facts, Family, Fields, with_default_target
 from .marian import KEYS, stack_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HARMLESS = """
     _num_labels activation_dropout classif_dropout decoder_layerdrop dropout early_stopping encoder_layerdrop
@@ -66,6 +67,8 @@ def fairseq_positions(config: ModelConfig) -> Mapping[str, Tensor]:
     All sines before all cosines, with frequencies from 1 down to 1/10000, which is reached. In float32, as the networks
     were trained with them (``M2M100SinusoidalPositionalEmbedding.get_embedding``).
     """
+    import torch
+
     half, first = config.d_model // 2, config.pad_id + 1
     rate = math.log(10000) / max(half - 1, 1)
     frequency = torch.exp(torch.arange(half).float() * -rate)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...errors import TokenizerError
-from ..checkpoint import read_json
 from ..config import ModelConfig, StackConfig
+from ..files import read_json
 from ..languages import LanguageConfig
 from ..sentencepiece.model import read_model
 from ..sentencepiece.tokenizer import tokenizer_json
 from .family import ACTIVATIONS, Around, Facts, Family, Fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOURCE_PIECES, VOCABULARY, TOKENIZER_CONFIG = "source.spm", "vocab.json", "tokenizer_config.json"
 _TAG = re.compile(r">>([A-Za-z][A-Za-z0-9_.-]{0,63})<<")

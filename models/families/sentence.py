@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from ..checkpoint import read_json
 from ..config import Pooling
+from ..files import read_json
 
 MODULES, SETTINGS, MODEL_SETTINGS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 _POOLINGS: dict[str, Pooling] = {

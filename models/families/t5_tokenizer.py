@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TokenizerError
-from ..checkpoint import TOKENIZER, read_json
+from ..files import TOKENIZER, read_json
 from ..sentencepiece.model import SentencePieceModel, read_model
 from ..sentencepiece.tokenizer import tokenizer_json
 

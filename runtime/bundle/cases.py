@@ -206,11 +206,14 @@ _OUTPUTS: dict[str, frozenset[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceCases:
-    """All cases of a bundle, the checkpoint they come from, and the ids at which every step keeps its logit."""
+    """All cases of a bundle, the checkpoint they come from, and the ids at which every step keeps its logit.
+
+    ``torch``: the release of PyTorch that gave them; ``None`` where another reference did, which the manifest names.
+    """
 
     kind: Task
     checkpoint_sha256: Annotated[str, Text(64, r"[0-9a-f]{64}")]
-    torch: Annotated[str, Text(64)]
+    torch: Annotated[str, Text(64)] | None
     seed: Annotated[int, Between(0, 2**63)] | None
     logit_ids: Annotated[tuple[_Token, ...], Length(0, 64)]
     cases: Annotated[tuple[Case, ...], Length(1, 10_000)]

@@ -49,7 +49,7 @@ MAX_FILE_BYTES = 1 << 40
 Task = Literal["translate", "generate", "fill_mask", "classify", "regress", "tag", "answer", "embed"]
 Target = Literal["cpu", "openvino"]
 Precision = Literal["fp32", "int8", "int8-fast", "int4"]
-Layout = Literal["shared-buffer", "stateful", "none"]
+Layout = Literal["shared-buffer", "stateful", "growing", "none"]
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
 
 RECORDED: tuple[Precision, ...] = ("int8",)
@@ -71,15 +71,18 @@ _Dim = Annotated[int, Between(0, 2**31)] | Annotated[str, Text(64)]
 
 @dataclass(frozen=True, kw_only=True)
 class StackSpec:
-    """One stack of the network: of ``models.config.StackConfig`` what running it needs, or ``inspect`` shows."""
+    """One stack of the network: of ``models.config.StackConfig`` what running it needs, or ``inspect`` shows.
+
+    What is ``None`` only the graphs know: another exporter made them.
+    """
 
     n_layers: Annotated[int, Between(1, 256)]
     d_model: _Size
     n_heads: Annotated[int, Between(1, 1024)]
-    d_ff: _Size
-    norm_place: Literal["post", "pre", "sandwich"]
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu"]
-    norm_epsilon: Annotated[float, Between(1e-12, 1.0)]
+    d_ff: _Size | None
+    norm_place: Literal["post", "pre", "sandwich"] | None
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] | None
+    norm_epsilon: Annotated[float, Between(1e-12, 1.0)] | None
     norm: Literal["layer", "rms"] = field(default="layer", metadata=LATER)
     gated: bool = field(default=False, metadata=LATER)
     n_kv_heads: Annotated[int, Between(1, 1024)] | None = field(default=None, metadata=LATER)
@@ -119,7 +122,7 @@ class ModelSpec:
     head: Literal["vocabulary", "classes", "embedding", "tags", "span"]
     mask_id: _Token | None
     class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
-    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"] = field(
+    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"] | None = field(
         default="sinusoidal", metadata=LATER
     )
     pooling: Literal["mean", "first"] | None = field(default=None, metadata=LATER)
@@ -319,7 +322,9 @@ class GraphSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSpec:
-    """How a decoder keeps its past: buffers shared with the engine, state inside it, or (an encoder) not at all."""
+    """How a decoder keeps its past: buffers shared with the engine, state inside it, tensors that grow from call to
+    call, or (an encoder) not at all.
+    """
 
     layout: Layout
     layers: Annotated[int, Between(0, 256)]
@@ -384,7 +389,8 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that ``manifest.json`` says. ``provenance`` needs ``edgewise``, ``checkpoint_sha256`` and ``torch``.
+    """All that ``manifest.json`` says. ``provenance`` needs ``edgewise``, ``checkpoint_sha256`` and ``torch``; where
+    the reference is not PyTorch, in place of ``torch`` what it is as ``reference``.
 
     ``alignment_layer``: the decoder layer, counted from 0, whose cross-attention the ``alignment`` graphs give.
     """
@@ -431,7 +437,8 @@ class Manifest:
         layers = model.decoder.n_layers if model.encoder and model.decoder else 0
         if self.alignment_layer is not None and self.alignment_layer >= layers:
             yield f"alignment_layer ({self.alignment_layer}) must be below the {layers} layers that read a source"
-        if absent := {"edgewise", "checkpoint_sha256", "torch"} - set(self.provenance):
+        made_by = "reference" if "reference" in self.provenance else "torch"
+        if absent := {"edgewise", "checkpoint_sha256", made_by} - set(self.provenance):
             yield f"provenance lacks {', '.join(sorted(absent))}"
 
     def _variant_contradictions(self) -> Iterator[str]:
@@ -440,6 +447,9 @@ class Manifest:
                 yield f"variant {name} is given {count} times"
         for variant in self.variants:
             cache = CacheSpec.of(self.model.decoder, variant.cache.layout)
+            growing = cache.layout == "growing" and (variant.target != "cpu" or signature.DECODER not in variant.graphs)
+            if growing:
+                yield f"variant {variant.name} has a growing cache, which belongs to target cpu and a graph 'decoder'"
             if variant.cache != cache or (self.model.decoder and cache.layout == "none"):
                 yield f"the cache of variant {variant.name} is {variant.cache}, expected that of the decoder: {cache}"
             if self.model.encoder and signature.ENCODER not in variant.graphs:

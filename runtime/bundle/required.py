@@ -25,6 +25,16 @@ _GRAPHS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     names.VERIFY: ((names.IDS, names.PAST_LENGTH), _TABLES, _BEST),
     names.ALIGNMENT: ((names.IDS,), (names.POSITIONS, names.KEY_MASK, names.CROSS_MASK), (names.CROSS_ATTENTION,)),
 }
+_GROWING: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    names.ENCODER: ((names.IDS, names.MASK), (), (names.HIDDEN,)),
+    names.PREFILL: ((names.IDS, names.HIDDEN), (names.LOGIT_INDEX, names.CROSS_MASK, names.TOP_COUNT), _BEST),
+    names.DECODER: (
+        (names.IDS,),
+        (names.POSITIONS, names.KEY_MASK, names.LOGIT_INDEX, names.CROSS_MASK, names.TOP_COUNT),
+        _BEST,
+    ),
+}
+"""The graphs of a variant whose cache grows; it has no others."""
 
 
 def check_required(variant: Variant, model: ModelSpec) -> None:
@@ -39,18 +49,26 @@ def check_required(variant: Variant, model: ModelSpec) -> None:
 
 def _faults(variant: Variant, graph: str, spec: GraphSpec, model: ModelSpec) -> Iterator[str]:
     where = variant.graph_path(graph)
-    needed, more, given = _GRAPHS[graph]
+    growing = variant.cache.layout == "growing"
+    if growing and graph not in _GROWING:
+        yield f"{where} is a graph {graph!r}, which a variant with a growing cache cannot have"
+        return
+    needed, more, given = (_GROWING if growing else _GRAPHS)[graph]
     inputs, outputs = {t.name: t for t in spec.inputs}, {t.name: t for t in spec.outputs}
     if graph == names.VERIFY and not _fixed_tokens(spec):
         yield f"{where} as the graph {graph!r} has no input ids (T, 1) of a fixed number of tokens T"
         return
-    caches = dict(_caches(variant, graph, spec))
-    crossed = {name for layer in range(variant.cache.layers) for name in _cross(layer)}
+    crossed = tuple(name for layer in range(variant.cache.layers) for name in _cross(layer))
+    starts = growing and graph == names.PREFILL  # what comes first has no past
+    caches = {} if starts else dict(_caches(variant, graph, spec))
     needed = (*needed, *caches)
-    given = (*given, *(output for found in caches.values() for output in found), *_of_encoder(graph, model))
+    given = (*given, *(output for found in caches.values() for output in found))
+    given = (*given, *(_presents(variant) if starts else ()), *(crossed if starts else ()))
+    given = given if growing else (*given, *_of_encoder(graph, model))
+    more = more if graph == names.ENCODER or starts else (*more, *crossed)
     if lacks := [name for name in needed if name not in inputs]:
         yield f"{where} as the graph {graph!r} lacks inputs {_few(lacks)}"
-    if unknown := sorted(inputs.keys() - {*needed, *more, *(crossed if graph != names.ENCODER else ())}):
+    if unknown := sorted(inputs.keys() - {*needed, *more}):
         yield f"{where} as the graph {graph!r} has inputs {_few(unknown)}, which nothing feeds"
     if lacks := [name for name in given if name not in outputs]:
         yield f"{where} as the graph {graph!r} lacks outputs {_few(lacks)}"
@@ -64,12 +82,12 @@ def _faults(variant: Variant, graph: str, spec: GraphSpec, model: ModelSpec) -> 
 
 
 def _of_encoder(graph: str, model: ModelSpec) -> tuple[str, ...]:
-    """What an encoder gives: a decoder the keys and values of every layer; alone, its states and its head's scores."""
+    """What an encoder gives: a decoder the keys and values of every layer; alone, what its head makes of them."""
     if graph != names.ENCODER:
         return ()
     if model.decoder is not None:
         return tuple(name for layer in range(model.decoder.n_layers) for name in _cross(layer))
-    return (names.HIDDEN, names.EMBEDDING if model.head == "embedding" else names.LOGITS)
+    return (names.EMBEDDING if model.head == "embedding" else names.LOGITS,)
 
 
 def _caches(variant: Variant, graph: str, spec: GraphSpec) -> Iterator[tuple[str, list[str]]]:
@@ -82,6 +100,11 @@ def _caches(variant: Variant, graph: str, spec: GraphSpec) -> Iterator[tuple[str
             for cache in (names.key_cache(layer), names.value_cache(layer)):
                 several = range(_fixed_tokens(spec)) if graph == names.VERIFY else ()
                 yield cache, [names.written(cache, token) for token in several] or [names.out_of(cache)]
+
+
+def _presents(variant: Variant) -> list[str]:
+    kinds = (names.present_key, names.present_value)
+    return [name(layer) for layer in range(variant.cache.layers) for name in kinds]
 
 
 def _fixed_tokens(spec: GraphSpec) -> int:

@@ -14,6 +14,10 @@ ragged    as ``step``, for rows that have read different numbers of tokens
 verify    several tokens of one text at once -> for each what ``step`` would have given, cache updated in place
 alignment whole sentences of an encoder-decoder -> the cross-attention weights of one layer; not in every bundle
 ========= ================================================================================================
+
+Graphs of another exporter are brought into these forms, with a cache that grows: ``decoder`` then gives candidates,
+too, and beside an encoder reads one token a row, behind a ``prefill`` that takes the encoder's hidden states and gives
+the cross-attention K/V and the first caches.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ CROSS_MASK = "cross_mask"  # (B, S) bool: false for padding of the source
 
 # Outputs of the portable form.
 LOGITS = "logits"  # (B, N, V), (R, N, V), (B, classes), (B, S, classes) float32
-HIDDEN = "hidden"  # (B, S, D) float32
+HIDDEN = "hidden"  # (B, S, D) float32; an input of the graph ``prefill`` where caches grow
 EMBEDDING = "embedding_of_text"  # (B, D) float32: the states pooled, and normalized where the model says so
 
 # Output of the alignment form.

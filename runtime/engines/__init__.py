@@ -23,6 +23,10 @@ def open_engine(bundle: Bundle, variant: Variant, target: str, threads: int) -> 
     if target not in _TARGETS:
         raise TargetError(f"no engine here runs target {target!r}, only {', '.join(_TARGETS)}: choose one of these")
     check_required(variant, bundle.manifest.model)
+    if variant.cache.layout == "growing":
+        from .onnxruntime_growing import open_variant as open_growing
+
+        return open_growing(bundle, variant, threads)
     if target == "cpu":
         from .onnxruntime_cpu import open_variant as open_cpu
 

@@ -26,7 +26,7 @@ from ..bundle import signature as names
 from ..bundle.manifest import CacheSpec, Variant
 from ..engine import Candidates, Floats, Ids, Mask, OpenRun
 from .saturation import refuse_saturating_products
-from .sentences import whole_sentences
+from .sentences import no_states, whole_sentences
 
 
 def open_variant(bundle: Bundle, variant: Variant, threads: int) -> OnnxRuntimeEngine:
@@ -183,8 +183,10 @@ class OnnxRuntimeEngine:
             feeds[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
         outputs = {value.name for value in session.get_outputs()}
         scores = names.EMBEDDING if names.EMBEDDING in outputs else names.LOGITS
+        wanted = [name for name in (scores, names.HIDDEN) if name in outputs]
         with _failures("run the encoder"):
-            hidden, found = session.run([names.HIDDEN, scores], feeds)
+            found, *states = session.run(wanted, feeds)
+        hidden = states[0] if states else no_states(ids)
         return _finite(hidden, "hidden states"), _finite(found, scores)
 
     def describe(self) -> dict[str, Any]:

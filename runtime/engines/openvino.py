@@ -25,7 +25,7 @@ from ..bundle import Bundle
 from ..bundle import signature as names
 from ..bundle.manifest import Variant
 from ..engine import Candidates, Floats, Ids, Mask, OpenRun, VerifyingRun
-from .sentences import whole_sentences
+from .sentences import no_states, whole_sentences
 
 _FLOAT32 = "fp32"
 _INT8_GROUP = "32"
@@ -143,8 +143,9 @@ class OpenVinoEngine:
             inputs[names.LOGIT_INDEX] = np.zeros((len(ids), 1), np.int64) if logit_index is None else logit_index
         scores = names.EMBEDDING if names.EMBEDDING in self._encoder.outputs else names.LOGITS
         with self._encoder.borrow() as request:
-            outputs = _infer(request, inputs, [names.HIDDEN, scores])
-        return _checked(outputs[names.HIDDEN], "hidden states"), _checked(outputs[scores], scores)
+            outputs = _infer(request, inputs, [n for n in (names.HIDDEN, scores) if n in self._encoder.outputs])
+        hidden = outputs.get(names.HIDDEN, no_states(ids))
+        return _checked(hidden, "hidden states"), _checked(outputs[scores], scores)
 
     def describe(self) -> dict[str, Any]:
         """Engine, version, device, threads, and the precision of arithmetic and cache."""

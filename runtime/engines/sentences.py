@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import signature as names
-from ..engine import Ids
+from ..engine import Floats, Ids
 
 
 def whole_sentences(ids: Ids) -> dict[str, NDArray[Any]]:
@@ -19,3 +19,8 @@ def whole_sentences(ids: Ids) -> dict[str, NDArray[Any]]:
         names.POSITIONS: positions,
         names.KEY_MASK: np.ones(ids.shape, np.bool_),
     }
+
+
+def no_states(ids: Ids) -> Floats:
+    """Hidden states ``(B, S, 0)`` of a graph that gives none."""
+    return np.zeros((*ids.shape, 0), np.float32)

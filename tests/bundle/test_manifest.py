@@ -70,7 +70,12 @@ def test_model_fields_are_those_of_the_reference(data: dict[str, Any]) -> None:
     assert manifest.ModelSpec.from_json(config.to_json()) == manifest.manifest_from_json(data).model
 
 
-TAMPERED = {
+def put_growing(data: dict[str, Any]) -> None:
+    variant = data["variants"][0]
+    variant.update(target="openvino", folder="openvino-fp32", cache=variant["cache"] | {"layout": "growing"})
+
+
+TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "newer format": (put("format", 2), r"bundle format 2 is newer than .* \(1\): upgrade edgewise or export again"),
     "format far ahead": (put("format", 10**40), r"bundle format a number of more than 30 digits is newer"),
     "format of another type": (put("format", "1"), "format is '1', expected a whole number"),
@@ -101,6 +106,14 @@ TAMPERED = {
     "provenance incomplete": (
         put("provenance", {"a": "", "b": "", "torch": ""}),
         "provenance lacks checkpoint_sha256, e",
+    ),
+    "provenance of another reference incomplete": (
+        put("provenance", {"a": "", "torch": "", "reference": ""}),
+        "provenance lacks checkpoint_sha256, edgewise",
+    ),
+    "growing cache of another graph": (
+        put_growing,
+        "variant openvino-fp32 has a growing cache, which belongs to target cpu and a graph 'decoder'",
     ),
     "not a hash": (put("files.0.sha256", "f" * 63), r"files\[0\].sha256 is 'f+', expected text that matches"),
     "path upwards": (put("files.0.path", "../weights.bin"), r"files\[0\].path is '../weights.bin', expected text"),

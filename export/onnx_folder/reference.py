@@ -1,0 +1,219 @@
+"""The reference of a folder of graphs: the graphs themselves, run without a cache and without an engine of ours.
+
+Every step reads the whole prefix again: the encoder, and the decoder without a past; a decoder alone with a past of no
+tokens. They run under their own names, before anything of :mod:`.adapt` has touched them; padding there is none. What
+the runtime computes with caches, batches and our inputs and outputs is judged by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ...errors import ExportError
+from ...models.beam_rules import Candidate, Decoded, SentenceBeams, length_norm
+from ...runtime.bundle.manifest import ModelSpec
+from ...runtime.bundle.scan import graph_spec
+from ..cases import BEAM_SIZE, LENGTH_PENALTY, Logits, Recorder
+from ..effort import Effort
+from ..probes import Codec, Probe
+from ..weights import write_graphs
+from .adapt import SUPPRESSED
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class NaiveGraphs:
+    """Graphs with the names of their exporter: ``encoder`` and ``decoder``, or one of them; each run by itself."""
+
+    def __init__(self, graphs: Mapping[str, ir.Model], folder: Path, suppressed: Sequence[int]) -> None:
+        """``folder`` takes the graphs, scanned before anything runs them, for as long as this is in use.
+
+        Raises:
+            UnsafeBundleError: a graph holds what no bundle may hold.
+            ExportError: ONNX Runtime cannot open it.
+        """
+        self.suppressed = list(suppressed)
+        files = write_graphs(folder, {name: model.clone() for name, model in graphs.items()})
+        for file in files.values():
+            graph_spec(file)
+        self._sessions = {name: _open(file) for name, file in files.items()}
+        self.weights = sum(_elements(model) for model in graphs.values())
+
+    def encode(self, ids: Sequence[int], segments: Sequence[int]) -> Arrays:
+        """Every output of the encoder for one text, the batch of one still in front."""
+        text = np.array([ids], np.int64)
+        feeds = {"input_ids": text, "attention_mask": np.ones_like(text), "token_type_ids": np.array([segments])}
+        return self._run("encoder", feeds)
+
+    def next_logits(self, states: NDArray[np.float32] | None, prefixes: Sequence[Sequence[int]]) -> Logits:
+        """Logits ``(R, V)`` of the token after each of some prefixes of one length and one source."""
+        ids = np.array(prefixes, np.int64)
+        feeds: Arrays = {"input_ids": ids}
+        if states is not None:
+            feeds["encoder_hidden_states"] = states.repeat(len(ids), axis=0)
+            feeds["encoder_attention_mask"] = np.ones(feeds["encoder_hidden_states"].shape[:2], np.int64)
+        else:
+            feeds["attention_mask"] = np.ones_like(ids)
+            feeds["position_ids"] = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        logits: Logits = self._run("decoder", feeds)["logits"][:, -1].astype(np.float32)
+        logits[:, self.suppressed] += SUPPRESSED
+        return logits
+
+    def _run(self, name: str, feeds: Arrays) -> Arrays:
+        session = self._sessions[name]
+        outputs = [value.name for value in session.get_outputs()]
+        given = {value.name: _fed(value, feeds) for value in session.get_inputs()}
+        try:
+            return dict(zip(outputs, session.run(outputs, given), strict=True))
+        except Exception as error:
+            raise _failed(f"run the {name}", error) from error
+
+
+class GraphRecorder(Recorder):
+    """What such graphs answer."""
+
+    def __init__(self, graphs: NaiveGraphs, spec: ModelSpec, codec: Codec, max_context: int) -> None:
+        super().__init__(spec, graphs.weights, codec, max_context)
+        self.graphs = graphs
+
+    def asked(self) -> list[Probe]:
+        """As always, but never with a cache."""
+        if self.spec.decoder is None:
+            return super().asked()
+        return self._fitting(self.max_context - 2, Effort(weights=self.weights, beams=BEAM_SIZE))
+
+    def searched(self, spec: ModelSpec, input_ids: tuple[int, ...], limit: int) -> tuple[Decoded, Decoded]:
+        """See :class:`~edgewise.export.cases.Recorder`; rules: :mod:`edgewise.models.decode`."""
+        states = self._encode(input_ids, None)["last_hidden_state"] if spec.encoder else None
+        prompt = spec.decoder_prompt if spec.encoder else input_ids
+        return self._greedy_search(states, prompt, limit), self._beam_search(states, prompt, limit)
+
+    def _greedy_search(self, states: NDArray[np.float32] | None, prompt: tuple[int, ...], limit: int) -> Decoded:
+        tokens: list[int] = []
+        log_probs: list[float] = []
+        rows: list[Logits] = []
+        gap = math.inf
+        while len(tokens) < limit and self.spec.end_id not in tokens:
+            rows.append(_finite(self.graphs.next_logits(states, [[*prompt, *tokens]])[0]))
+            scores = _log_softmax(rows[-1])
+            first, second = np.argsort(-scores, kind="stable")[:2]
+            tokens.append(int(first))
+            log_probs.append(float(scores[first]))
+            gap = min(gap, float(scores[first] - scores[second]))
+        return Decoded(
+            tokens=tuple(tokens),
+            token_log_probs=tuple(log_probs),
+            score=sum(log_probs),
+            normalized_score=sum(log_probs) / length_norm(len(tokens), LENGTH_PENALTY),
+            finish_reason="end" if tokens[-1] == self.spec.end_id else "length",
+            decision_gap=gap,
+            logits=rows,
+        )
+
+    def _beam_search(self, states: NDArray[np.float32] | None, prompt: tuple[int, ...], limit: int) -> Decoded:
+        beams = SentenceBeams(BEAM_SIZE, LENGTH_PENALTY, limit, self.spec.end_id)
+        while not beams.done:
+            logits = self.graphs.next_logits(states, [[*prompt, *tokens] for tokens, _, _ in beams.live])
+            beams.advance(_best(beams, _log_softmax(logits)))
+        return beams.results(1)[0]
+
+    def vocabulary_logits(self, input_ids: tuple[int, ...], place: int) -> Logits:
+        """See :class:`~edgewise.export.cases.Recorder`."""
+        found: Logits = self._of_text(input_ids, None, "logits")[place]
+        return found
+
+    def class_logits(self, input_ids: tuple[int, ...], second_from: int | None) -> Logits:
+        """See :class:`~edgewise.export.cases.Recorder`."""
+        return self._of_text(input_ids, second_from, "logits")
+
+    def token_logits(self, input_ids: tuple[int, ...], second_from: int | None) -> Logits:
+        """See :class:`~edgewise.export.cases.Recorder`."""
+        if self.spec.head != "span":
+            return self._of_text(input_ids, second_from, "logits")
+        ends = [self._of_text(input_ids, second_from, f"{end}_logits") for end in ("start", "end")]
+        return np.stack(ends, axis=-1)
+
+    def vector(self, input_ids: tuple[int, ...]) -> Logits:
+        """See :class:`~edgewise.export.cases.Recorder`. Nothing is padded: the mean is that of all states."""
+        found = self._encode(input_ids, None)
+        if "sentence_embedding" in found:
+            vector: Logits = found["sentence_embedding"][0].astype(np.float32)
+            return vector
+        states = found["last_hidden_state"][0].astype(np.float32)
+        vector = states[0] if self.spec.pooling == "first" else states.mean(axis=0)
+        return vector / np.linalg.norm(vector) if self.spec.normalize else vector
+
+    def _of_text(self, input_ids: tuple[int, ...], second_from: int | None, output: str) -> Logits:
+        found: Logits = self._encode(input_ids, second_from)[output][0].astype(np.float32)
+        return found
+
+    def _encode(self, input_ids: tuple[int, ...], second_from: int | None) -> Arrays:
+        first = len(input_ids) if second_from is None else second_from
+        segments = [0] * first + [self.spec.second_segment] * (len(input_ids) - first)
+        return self.graphs.encode(input_ids, segments)
+
+
+def _open(file: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # sums in one order
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=False)
+    except Exception as error:
+        raise _failed(f"open {file.name}", error) from error
+
+
+def _failed(what: str, error: Exception) -> ExportError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ExportError(f"ONNX Runtime {ort.__version__} could not {what}: {first}: export the folder again")
+
+
+_NUMPY = {"int64": np.int64, "int32": np.int32, "float": np.float32, "float16": np.float16, "bool": np.bool_}
+
+
+def _fed(value: ort.NodeArg, feeds: Arrays) -> NDArray[Any]:
+    """What an input reads: ours as its type, or a past of no tokens."""
+    kind = _NUMPY[value.type.removeprefix("tensor(").removesuffix(")")]
+    if value.name in feeds:
+        return feeds[value.name].astype(kind)
+    if not value.name.startswith("past_key_values."):
+        raise ExportError(f"the graph reads {value.name}, which nothing here gives: export the checkpoint itself")
+    rows, (_, heads, _, width) = len(feeds["input_ids"]), value.shape
+    return np.zeros((rows, heads, 0, width), kind)
+
+
+def _elements(model: ir.Model) -> int:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.size for tensor in tensors if tensor is not None)
+
+
+def _finite(logits: Logits) -> Logits:
+    if not np.isfinite(logits).all():
+        raise ExportError("the graphs give logits that are not numbers: their weights are damaged, export them again")
+    return logits
+
+
+def _log_softmax(logits: Logits) -> Logits:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    found: Logits = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
+    return found
+
+
+def _best(beams: SentenceBeams, log_probs: Logits) -> list[Candidate]:
+    """The best ``2K + 1`` continuations by total, lower beam, lower id; ``log_probs (live beams, V)``."""
+    totals = np.array([total for _, _, total in beams.live])
+    flat = (totals[:, None] + log_probs.astype(np.float64)).ravel()
+    best = np.argsort(-flat, kind="stable")[: 2 * beams.beam_size + 1]
+    rows, ids = np.divmod(best, log_probs.shape[1])
+    return [
+        Candidate(int(b), int(t), float(log_probs[b, t]), float(flat[i]))
+        for b, t, i in zip(rows, ids, best, strict=True)
+    ]
