@@ -17,6 +17,7 @@ from typing import Any, Literal
 from ...errors import ConfigError
 from ..chat import ChatSource
 from ..files import CONFIG, TOKENIZER, read_json
+from ..languages import LanguageConfig
 from . import family_of
 from .chat import read_chat
 from .family import Facts, Family, Fields
@@ -95,7 +96,9 @@ def read_graph_settings(folder: Path, sizes: GraphSizes) -> GraphSettings:
     _check_sizes(model, sizes, where)
     generation, longest = _optional(folder / GENERATION_CONFIG), model["max_positions"]
     longest = min(longest, facts.max_tokens or longest)
-    ids: Any = SimpleNamespace(**{"forced_id": None, **model})  # what a ModelConfig says, without the mathematics
+    languages = LanguageConfig(**model["languages"]) if model.get("languages") else None
+    # What a ModelConfig says, without the mathematics.
+    ids: Any = SimpleNamespace(**{"forced_id": None, **model, "languages": languages})
     check_generation(generation, ids, str(folder / GENERATION_CONFIG))
     decoding = recommended(generation, config, ids, longest, str(folder))
     check_tokenizer(folder, model["vocab_size"], tokenizer)
