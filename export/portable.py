@@ -41,7 +41,7 @@ ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functio
 - An attention ``x.attention`` is one Attention node named so, mask as fourth input, with 4-D inputs and without
   ``is_causal`` or past inputs of its own. Each of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose
   [0, 2, 1, 3], of k and v with as many heads as they have; with rotary positions q and k go through one RotaryEmbedding
-  after it, over ``positions``. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, D] -> the linear layer
+  after it, over ``positions``. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the linear layer
   ``output``.
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
   presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``.
@@ -255,7 +255,7 @@ def _mask(name: str, batch: str, length: str) -> _Port:
 
 
 def _heads(name: str, config: StackConfig, batch: str, length: str) -> _Port:
-    example = torch.zeros(_SIZES[batch], config.kv_heads, _SIZES[length], config.head_dim)
+    example = torch.zeros(_SIZES[batch], config.kv_heads, _SIZES[length], config.head_width)
     return _Port(name, example, _heads_dims(batch, length))
 
 

@@ -142,8 +142,9 @@ def _network(config: ModelConfig, size: int) -> str:
 
 
 def _stack(stack: StackConfig) -> str:
+    wide = f" of width {stack.head_width}" if stack.head_dim is not None else ""
     return (
-        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads, d_ff {stack.d_ff}, "
+        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads{wide}, d_ff {stack.d_ff}, "
         f"{stack.norm_place}-norm, {stack.activation}"
     )
 

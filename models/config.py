@@ -28,8 +28,6 @@ MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_ROWS = 256, 1024, 2**20, 2**24
 class StackConfig:
     """One stack of layers, the encoder's or the decoder's; the defaults are Vaswani et al. 2017, section 3.1.
 
-    ``head_dim`` is not a field: it is ``d_model / n_heads`` (section 3.2.2).
-
     ==================== ============================================================================================
     ``norm``             ``layer``: Ba et al. 2016; ``rms``: Zhang and Sennrich 2019, equation 4, no mean and no shift
     ``activation``       ``gelu``: Hendrycks and Gimpel 2016, by the error function; ``gelu_tanh``: its approximation
@@ -38,6 +36,7 @@ class StackConfig:
                          equation 6
     ``n_kv_heads``       heads of keys and values, each read by ``n_heads / n_kv_heads`` query heads: Ainslie et al.
                          2023, section 2.2; ``None``: as many as ``n_heads``
+    ``head_dim``         width of one head; ``None``: ``d_model / n_heads`` (section 3.2.2)
     ``attention_bias``   biases in the four matrices of an attention
     ``feed_forward_bias`` biases in those of the feed-forward network
     ``final_norm``       one more normalization after the last layer; ``None``: with ``norm_place`` ``pre`` there is one
@@ -54,6 +53,7 @@ class StackConfig:
     norm: Norm = "layer"
     gated: bool = False
     n_kv_heads: int | None = None
+    head_dim: int | None = None
     attention_bias: bool = True
     feed_forward_bias: bool = True
     final_norm: bool | None = None
@@ -63,10 +63,13 @@ class StackConfig:
         for name, most in (("n_layers", MOST_LAYERS), ("d_model", MOST_WIDTH), ("n_heads", MOST_HEADS)):
             _check_size(self, name, most)
         _check_size(self, "d_ff", MOST_WIDTH)
-        _require(
-            self.d_model % self.n_heads == 0,
-            f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})",
-        )
+        if self.head_dim is None:
+            _require(
+                self.d_model % self.n_heads == 0,
+                f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})",
+            )
+        else:
+            _check_size(self, "head_dim", MOST_WIDTH)
         _require(self.d_model % 2 == 0, f"d_model ({self.d_model}) must be even: positions pair a sine and a cosine")
         _require(self.kv_heads > 0, f"n_kv_heads ({self.n_kv_heads}) must be positive")
         _require(
@@ -75,9 +78,9 @@ class StackConfig:
         )
 
     @property
-    def head_dim(self) -> int:
+    def head_width(self) -> int:
         """Width of one attention head."""
-        return self.d_model // self.n_heads
+        return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
 
     @property
     def kv_heads(self) -> int:
@@ -230,8 +233,8 @@ class ModelConfig:
             )
             assert self.decoder is not None
             _require(
-                self.decoder.head_dim % 2 == 0,
-                f"head_dim ({self.decoder.head_dim}) must be even: rotary positions turn pairs",
+                self.decoder.head_width % 2 == 0,
+                f"head_dim ({self.decoder.head_width}) must be even: rotary positions turn pairs",
             )
         both = self.architecture == "encoder-decoder"
         for name in ("source_start_id", "forced_id"):

@@ -91,12 +91,12 @@ def look_ahead_mask(n_queries: int, key_mask: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
-    """``(B, T, D) -> (B, H, T, Dh)``."""
+    """``(B, T, H*Dh) -> (B, H, T, Dh)``."""
     return x.view(x.shape[0], x.shape[1], n_heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """``(B, H, T, Dh) -> (B, T, D)``."""
+    """``(B, H, T, Dh) -> (B, T, H*Dh)``."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -109,11 +109,12 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
         self.n_heads, self.kv_heads = config.n_heads, config.kv_heads
-        width, bias = self.kv_heads * config.head_dim, config.attention_bias
-        self.query = nn.Linear(config.d_model, config.d_model, bias=bias)
+        whole, width = config.n_heads * config.head_width, self.kv_heads * config.head_width
+        bias = config.attention_bias
+        self.query = nn.Linear(config.d_model, whole, bias=bias)
         self.key = nn.Linear(config.d_model, width, bias=bias)
         self.value = nn.Linear(config.d_model, width, bias=bias)
-        self.output = nn.Linear(config.d_model, config.d_model, bias=bias)
+        self.output = nn.Linear(whole, config.d_model, bias=bias)
 
     def key_value(self, x: Tensor, rotate: Rotate | None = None) -> KeyValue:
         """Keys, turned where ``rotate`` says so, and values of ``x (B, T, D)``, each ``(B, H, T, Dh)``."""

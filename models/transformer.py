@@ -151,7 +151,7 @@ class Transformer(nn.Module):
         else:
             assert config.rope is not None and config.decoder is not None
             self.positions = None
-            self.rotary = Rotary(config.rope, config.decoder.head_dim, config.max_positions)
+            self.rotary = Rotary(config.rope, config.decoder.head_width, config.max_positions)
 
     def _initialize(self) -> None:
         """Xavier's widths, halved in what a residual adds up.

@@ -32,7 +32,7 @@ def encoder_bytes(model: ModelSpec, length: int) -> int:
     """Estimate of what encoding one text of ``length`` tokens takes, logits and cross-attention K/V included."""
     if model.encoder is None:
         return 0
-    keep = 2 * model.decoder.n_layers * length * model.decoder.d_model if model.decoder else model.vocab_size
+    keep = 2 * model.decoder.n_layers * length * _attention_width(model.decoder) if model.decoder else model.vocab_size
     return _FLOAT * (keep + _layer_floats(model.encoder, length, length))
 
 
@@ -45,14 +45,20 @@ def decoder_bytes(model: ModelSpec, fed: int, capacity: int, beams: int, logit_p
     stack = model.decoder
     if stack is None:
         return 0
-    cache = 2 * 2 * stack.n_layers * stack.d_model * capacity
+    cache = 2 * 2 * stack.n_layers * _attention_width(stack) * capacity
     logits = 3 * logit_positions * model.vocab_size  # scores, their softmax, and a copy
     return _FLOAT * beams * (cache + logits + _layer_floats(stack, fed, capacity))
 
 
 def _layer_floats(stack: StackSpec, queries: int, keys: int) -> int:
     """Floats alive at once inside a layer: states, the inner feed-forward, attention weights and their softmax."""
-    return queries * (8 * stack.d_model + 2 * stack.d_ff) + 2 * stack.n_heads * queries * keys
+    states = 4 * stack.d_model + 4 * _attention_width(stack)
+    return queries * (states + 2 * stack.d_ff) + 2 * stack.n_heads * queries * keys
+
+
+def _attention_width(stack: StackSpec) -> int:
+    """Width of all heads together."""
+    return stack.n_heads * stack.head_width
 
 
 def plan_batches(

@@ -96,9 +96,10 @@ def _model(bundle: Bundle) -> Iterator[str]:
 
 def _stack(stack: StackSpec) -> str:
     fewer = f" ({stack.kv_heads} of keys and values)" if stack.kv_heads < stack.n_heads else ""
+    wide = f" of width {stack.head_width}" if stack.head_dim is not None else ""
     norm = f"{stack.norm_place}-norm{' by RMS' if stack.norm == 'rms' else ''}"
     return (
-        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads{fewer}, d_ff {stack.d_ff}, "
+        f"{stack.n_layers} layers, d_model {stack.d_model}, {stack.n_heads} heads{wide}{fewer}, d_ff {stack.d_ff}, "
         f"{norm}, {'gated ' if stack.gated else ''}{stack.activation}"
     )
 

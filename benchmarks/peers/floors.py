@@ -115,14 +115,17 @@ def _step(stack: dict[str, Any], more: int, rows: int, decoded: float, source_to
 def _layers(stack: dict[str, Any]) -> int:
     """Weights of the self-attention and feed-forward matrices of a stack."""
     width = stack["d_model"]
-    attention = 2 * width**2 + 2 * width * _key_width(stack)
+    attention = 2 * width * (_head_width(stack) * stack["n_heads"] + _key_width(stack))
     feed_forward = (3 if stack.get("gated") else 2) * width * stack["d_ff"]
     return int(stack["n_layers"] * (attention + feed_forward))
 
 
 def _key_width(stack: dict[str, Any]) -> int:
-    heads = stack["n_heads"]
-    return int(stack["d_model"] * (stack.get("n_kv_heads") or heads) // heads)
+    return _head_width(stack) * int(stack.get("n_kv_heads") or stack["n_heads"])
+
+
+def _head_width(stack: dict[str, Any]) -> int:
+    return int(stack.get("head_dim") or stack["d_model"] // stack["n_heads"])
 
 
 def floors_json(setting: Setting, work: Sequence[Work]) -> dict[str, Any]:

@@ -79,9 +79,10 @@ class StackSpec:
     norm: Literal["layer", "rms"] = field(default="layer", metadata=LATER)
     gated: bool = field(default=False, metadata=LATER)
     n_kv_heads: Annotated[int, Between(1, 1024)] | None = field(default=None, metadata=LATER)
+    head_dim: _Size | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if self.d_model % self.n_heads:
+        if self.head_dim is None and self.d_model % self.n_heads:
             raise BundleFormatError(f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})")
         if self.n_heads % self.kv_heads:
             raise BundleFormatError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.kv_heads})")
@@ -92,9 +93,9 @@ class StackSpec:
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
     @property
-    def head_dim(self) -> int:
+    def head_width(self) -> int:
         """Width of one attention head."""
-        return self.d_model // self.n_heads
+        return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +272,7 @@ class CacheSpec:
         """The cache of ``decoder``; with none, the layout is ``"none"`` whatever was asked."""
         if decoder is None:
             return cls(layout="none", layers=0, heads=0, head_dim=0)
-        return cls(layout=layout, layers=decoder.n_layers, heads=decoder.kv_heads, head_dim=decoder.head_dim)
+        return cls(layout=layout, layers=decoder.n_layers, heads=decoder.kv_heads, head_dim=decoder.head_width)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -311,6 +311,14 @@ def test_cache_of_an_encoder_is_none() -> None:
     assert manifest.CacheSpec.of(None, "stateful").layout == "none"
 
 
+def test_a_stack_may_say_how_wide_its_heads_are() -> None:
+    plain = {"n_layers": 1, "d_model": 8, "n_heads": 3, "d_ff": 8, "norm_place": "post", "activation": "relu"}
+    stack = manifest.StackSpec(**plain, norm_epsilon=1e-5, head_dim=6)  # type: ignore[arg-type]
+    assert manifest.CacheSpec.of(stack, "stateful").head_dim == 6
+    with pytest.raises(BundleFormatError, match=r"d_model \(8\) must be a multiple of n_heads \(3\)"):
+        manifest.StackSpec(**plain, norm_epsilon=1e-5)  # type: ignore[arg-type]
+
+
 def test_tensor_names_are_distinct() -> None:
     constants = [v for k, v in vars(signature).items() if k.isupper() and isinstance(v, str)]
     functions = [f for f in vars(signature).values() if callable(f) and f is not signature.written]

@@ -74,9 +74,9 @@ def _decoder_inputs(model: Transformer, shape: Shape, with_encoder: bool) -> dic
         "key_mask": _padding(g, rows, keys),
         "logit_index": torch.randint(0, shape.tokens, (rows, shape.picks), generator=g),
     }
-    sizes = {"past": (rows, config.n_heads, shape.past, config.head_dim)}
+    sizes = {"past": (rows, config.n_heads, shape.past, config.head_width)}
     if with_encoder:
-        sizes["cross"] = (shape.batch, config.n_heads, shape.source, config.head_dim)
+        sizes["cross"] = (shape.batch, config.n_heads, shape.source, config.head_width)
         inputs["cross_mask"] = _padding(g, shape.batch, shape.source)
     for kind, size in sizes.items():
         for i in range(config.n_layers):

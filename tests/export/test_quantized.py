@@ -111,7 +111,7 @@ def test_a_translator_is_what_onnx_says_of_its_graphs(kernel: Kernel) -> None:
     fed = np.array([[1, 11, 3], [1, 6, 28]])
     stack = own.config.decoder
     past = {
-        name(i): np.zeros((2, stack.n_heads, 0, stack.head_dim), np.float32)
+        name(i): np.zeros((2, stack.n_heads, 0, stack.head_width), np.float32)
         for i in range(stack.n_layers)
         for name in (names.past_key, names.past_value)
     }

@@ -37,7 +37,8 @@ def test_the_stacks_are_the_architecture(name: str) -> None:
 
 
 def test_heads_share_the_width() -> None:
-    assert StackConfig(**{**STACK, "d_model": 12, "n_heads": 3}).head_dim == 4
+    assert StackConfig(**{**STACK, "d_model": 12, "n_heads": 3}).head_width == 4
+    assert StackConfig(**{**STACK, "n_heads": 3, "head_dim": 6}).head_width == 6
 
 
 def test_a_configuration_is_frozen() -> None:
@@ -57,6 +58,8 @@ def test_a_configuration_is_frozen() -> None:
         ({"n_heads": 1025}, r"n_heads \(1025\) must be at most 1024"),
         ({"d_ff": 2**20 + 1}, r"d_ff \(1048577\) must be at most 1048576"),
         ({"n_heads": 3}, r"d_model \(8\) must be a multiple of n_heads \(3\)"),
+        ({"head_dim": 0}, r"head_dim \(0\) must be positive"),
+        ({"head_dim": 2**20 + 1}, r"head_dim \(1048577\) must be at most 1048576"),
         ({"d_model": 9, "n_heads": 3}, r"d_model \(9\) must be even"),
         ({"n_layers": 2.0}, r"n_layers \(2.0\) must be an integer"),
         ({"n_layers": True}, r"n_layers \(True\) must be an integer"),

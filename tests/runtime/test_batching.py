@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,15 @@ def test_the_estimates_by_hand() -> None:
     step = 1 * (8 * 8 + 2 * 16) + 2 * 2 * 1 * 7
     assert decoder_bytes(both, 1, 7, 3) == 4 * 3 * (2 * 2 * 2 * 8 * 7 + 3 * 100 + step)
     assert decoder_bytes(model(STACK, None), 1, 7, 3) == 0
+
+
+def test_the_estimates_count_the_width_of_the_heads() -> None:
+    """Two heads of width 6 where the network is 8 wide: queries, keys, values and what is attended are 12 wide."""
+    wide = replace(STACK, head_dim=6)
+    layer = 5 * (4 * 8 + 4 * 12 + 2 * 16) + 2 * 2 * 5 * 5
+    assert encoder_bytes(model(wide, wide), 5) == 4 * (2 * 2 * 5 * 12 + layer)
+    step = 1 * (4 * 8 + 4 * 12 + 2 * 16) + 2 * 2 * 1 * 7
+    assert decoder_bytes(model(wide, wide), 1, 7, 3) == 4 * 3 * (2 * 2 * 2 * 12 * 7 + 3 * 100 + step)
 
 
 @pytest.mark.parametrize(("free", "budget"), [(None, 1 << 30), (1 << 40, 1 << 30), (1 << 30, 1 << 28), (0, 0)], ids=str)

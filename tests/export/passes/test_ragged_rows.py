@@ -43,8 +43,9 @@ def _inputs(portable: ir.Model, rows: int) -> Arrays:
     """A sentence a row, with buffers full of numbers that stand for what earlier sentences left."""
     inputs = random_inputs(portable, decoder_sizes(rows, 1, 1, 1))
     rng = np.random.default_rng(7)
+    width = inputs[names.past_key(0)].shape[3]
     for name in BUFFERS:
-        inputs[name] = rng.standard_normal((rows, 2, CAPACITY, 8)).astype(np.float32)
+        inputs[name] = rng.standard_normal((rows, 2, CAPACITY, width)).astype(np.float32)
     return inputs
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 Get = Callable[[str], Exported]
 Compare = Callable[..., None]
 DECODERS = [name for name in NETWORKS if "decoder" in name]
-CAPACITY, LAYERS, HEADS, WIDTH = 24, 3, 2, 8
+CAPACITY, LAYERS, HEADS = 24, 3, 2
 BUFFERS = [name(layer) for layer in range(LAYERS) for name in (names.key_cache, names.value_cache)]
 
 
@@ -34,6 +34,8 @@ class Graphs:
         self.portable = ir.load(made.files["decoder"])
         self.step = session_of(step_graph(self.portable))
         self.prefill = session_of(prefill_graph(self.portable))
+        assert made.model.config.decoder is not None
+        self.head_width = made.model.config.decoder.head_width
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +43,9 @@ def graphs(exported: Get) -> Callable[[str], Graphs]:
     return cache(lambda network: Graphs(exported(network)))
 
 
-def _buffers(rows: int, seed: int = 5) -> Arrays:
-    rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal((rows, HEADS, CAPACITY, WIDTH)).astype(np.float32) for name in BUFFERS}
+def _buffers(made: Graphs, rows: int, seed: int = 5) -> Arrays:
+    rng, shape = np.random.default_rng(seed), (rows, HEADS, CAPACITY, made.head_width)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name in BUFFERS}
 
 
 def _run_in_place(session: onnxruntime.InferenceSession, inputs: Arrays, buffers: Arrays) -> NDArray[np.float32]:
@@ -85,7 +87,7 @@ def test_step(network: str, beams: int, past: int, graphs: Callable[[str], Graph
     batch, made = 2, graphs(network)
     rows = batch * beams
     inputs = random_inputs(made.portable, decoder_sizes(batch, beams, 1, past))
-    buffers = _buffers(rows)
+    buffers = _buffers(made, rows)
     owner = np.random.default_rng(past).integers(0, beams, (batch, beams, CAPACITY)).astype(np.int32)
     owner[:, :, past] = np.arange(beams)
     holder = (owner + np.arange(batch)[:, None, None] * beams).reshape(rows, CAPACITY)[:, :past]
@@ -120,7 +122,7 @@ def test_prefill(network: str, beams: int, tokens: int, graphs: Callable[[str], 
     batch, made = 2, graphs(network)
     inputs = random_inputs(made.portable, decoder_sizes(batch, 1, tokens, 0))
     expected = _expected(made, inputs)
-    buffers = _buffers(batch * beams)
+    buffers = _buffers(made, batch * beams)
     before = {name: buffer.copy() for name, buffer in buffers.items()}
     logits = _run_in_place(made.prefill, inputs | {names.BEAM_WIDTH: np.array([beams], np.int32)}, buffers)
     assert_close(logits, expected["logits"])
@@ -137,9 +139,9 @@ def test_padding_on_the_right_is_not_seen(graphs: Callable[[str], Graphs]) -> No
         names.BEAM_WIDTH: np.ones(1, np.int32),
         names.LOGIT_INDEX: np.array([[0, 3], [1, 3]]),
     }
-    first = _run_in_place(made.prefill, inputs, _buffers(2))
+    first = _run_in_place(made.prefill, inputs, _buffers(made, 2))
     inputs["ids"][:, 4:] = 0
-    np.testing.assert_array_equal(_run_in_place(made.prefill, inputs, _buffers(2)), first)
+    np.testing.assert_array_equal(_run_in_place(made.prefill, inputs, _buffers(made, 2)), first)
 
 
 @pytest.mark.parametrize("network", ["encoder-decoder post relu", "decoder pre gelu"])
