@@ -1,8 +1,12 @@
-"""Self-attention of an encoder in ONNX Runtime's own kernel.
+"""Self-attention of an encoder without its transposes.
 
-Contract: every portable ``Attention`` of an encoder layer becomes one ``MultiHeadAttention`` that reads q, k and v
-before their heads are split, adds their biases, where they have some, itself, and takes the padding as a key mask; the
-same numbers within rounding, some ten operators a layer fewer. The kernel wants as many heads of keys as of queries.
+Contract: every portable ``Attention`` of an encoder layer becomes one that reads q, k and v before their heads are
+split, and gives what its heads make once they are merged; which tokens are padding is spread over the queries once for
+all layers. The same numbers within rounding, some ten operators a layer fewer.
+
+Why not ``MultiHeadAttention``, which takes the padding as it is and adds the biases of q, k and v itself: one thread,
+12 heads of 32 numbers, microseconds there and here for one text of 16 tokens 24 and 13, for 32 texts of 32 tokens 1480
+and 680, of 128 tokens 10900 and 8000; adding a bias takes 190 of those.
 """
 
 from __future__ import annotations
@@ -10,42 +14,37 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...errors import ExportError
 from ...runtime.bundle import signature as names
-from .grouped_attention import is_grouped
-from .patterns import CONTRIB, after_heads, before_heads, constant, has_bias, replace_uses, without_bias
+from .patterns import after_heads, before_heads, constant, producer, replace_uses
 
 
 def fuse_encoder_attention(model: ir.Model) -> ir.Model:
-    """Rewrite ``model`` in place; nodes left without a reader are for the next clean-up.
-
-    Raises:
-        ExportError: several query heads of an encoder read the same keys.
-    """
+    """Rewrite ``model`` in place; nodes left without a reader are for the next clean-up."""
     graph = model.graph
     layers = [n for n in graph if n.op_type == "Attention" and (n.name or "").startswith("encoder.layers.")]
-    if not layers:
-        return model
-    mask = next(value for value in graph.inputs if value.name == names.MASK)
-    cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32})
-    graph.insert_before(graph[0], cast)
-    for node in layers:
-        fused = _fused(graph, node, cast.outputs[0])
-        graph.insert_before(node, fused)
-        replace_uses(after_heads(node), fused.outputs[0])
+    if layers:
+        mask = _mask_of_queries(graph, producer(layers[0].inputs[3], "Expand"))
+        for node in layers:
+            fused = _fused(node, mask)
+            graph.insert_before(node, fused)
+            replace_uses(after_heads(node), fused.outputs[0])
     return model
 
 
-def _fused(graph: ir.Graph, node: ir.Node, mask: ir.Value) -> ir.Node:
+def _mask_of_queries(graph: ir.Graph, expand: ir.Node) -> ir.Value:
+    """``(B, 1, 1, S)``, which ``expand`` reads, as ``(B, 1, S, S)``, without its look at the queries of a layer."""
+    mask = next(value for value in graph.inputs if value.name == names.MASK)
+    length = ir.node("Shape", [mask], {"start": 1})
+    one = constant(graph, "one_list", ir.tensor(np.array([1], np.int64)))
+    shape = ir.node("Concat", [length.outputs[0], one], {"axis": 0})
+    spread = ir.node("Expand", [expand.inputs[0], shape.outputs[0]])
+    graph.insert_before(expand, [length, shape, spread])
+    return spread.outputs[0]
+
+
+def _fused(node: ir.Node, mask: ir.Value) -> ir.Node:
     heads, kv_heads = (int(value.shape[1]) for value in node.inputs[:2])  # type: ignore[union-attr,index,arg-type]
-    if is_grouped(node):
-        raise ExportError(
-            f"{node.name}: {heads} heads over {kv_heads} of keys and values, expected as many of both in an encoder: "
-            "export it for openvino only"
-        )
-    sources, bias = [before_heads(source) for source in node.inputs[:3]], None
-    if all(map(has_bias, sources)):
-        projections = [without_bias(source) for source in sources]
-        sources = [product for product, _ in projections]
-        bias = constant(graph, f"{node.name}.bias", ir.tensor(np.concatenate([b for _, b in projections])))
-    return ir.node("MultiHeadAttention", [*sources, bias, mask], {"num_heads": heads}, domain=CONTRIB, name=node.name)
+    sources = [before_heads(source) for source in node.inputs[:3]]
+    kept: dict[str, ir.Attr] = dict(node.attributes)
+    counts = [ir.AttrInt64("q_num_heads", heads), ir.AttrInt64("kv_num_heads", kv_heads)]
+    return ir.Node("", "Attention", [*sources, mask], [*kept.values(), *counts], num_outputs=1, name=node.name)
