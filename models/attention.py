@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from .transformer import Transformer
 def cross_attention_weights(model: Transformer, source: Sequence[int], tokens: Sequence[int], layer: int) -> Tensor:
     """Weights ``(H, T, S)`` with which decoder layer ``layer``, having read ``tokens (T,)``, looks at ``source (S,)``.
 
-    ``softmax(Q K^T / sqrt(Dh))`` of Vaswani et al. 2017, equation 1, written out; each row sums to one. Row ``t`` is
+    ``softmax(Q K^T * scale)`` of Vaswani et al. 2017, equation 1, written out; each row sums to one. Row ``t`` is
     what token ``t`` looks at, the start token being the first of ``tokens``.
     """
     assert model.decoder is not None
@@ -28,7 +27,8 @@ def cross_attention_weights(model: Transformer, source: Sequence[int], tokens: S
 
     def keep(_: Any, inputs: tuple[Any, ...]) -> None:
         query, key = split_heads(attention.query(inputs[0]), attention.n_heads), inputs[1][0]
-        seen.append((query @ key.transpose(2, 3) / math.sqrt(query.shape[3])).softmax(-1)[0])
+        scale = query.shape[3] ** -0.5 if attention.scale is None else attention.scale
+        seen.append((query @ key.transpose(2, 3) * scale).softmax(-1)[0])
 
     hook = attention.register_forward_pre_hook(keep)
     try:

@@ -37,6 +37,8 @@ class StackConfig:
     ``n_kv_heads``       heads of keys and values, each read by ``n_heads / n_kv_heads`` query heads: Ainslie et al.
                          2023, section 2.2; ``None``: as many as ``n_heads``
     ``head_dim``         width of one head; ``None``: ``d_model / n_heads`` (section 3.2.2)
+    ``attention_scale``  what products of queries and keys are multiplied by; ``None``: ``1 / sqrt(head_dim)`` (section
+                         3.2.1)
     ``attention_bias``   biases in the four matrices of an attention
     ``feed_forward_bias`` biases in those of the feed-forward network
     ``final_norm``       one more normalization after the last layer; ``None``: with ``norm_place`` ``pre`` there is one
@@ -54,6 +56,7 @@ class StackConfig:
     gated: bool = False
     n_kv_heads: int | None = None
     head_dim: int | None = None
+    attention_scale: float | None = None
     attention_bias: bool = True
     feed_forward_bias: bool = True
     final_norm: bool | None = None

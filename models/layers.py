@@ -103,12 +103,12 @@ def merge_heads(x: Tensor) -> Tensor:
 class MultiHeadAttention(nn.Module):
     """Multi-head scaled dot-product attention (section 3.2, equation 1 and section 3.2.2).
 
-    ``softmax(Q K^T / sqrt(Dh)) V`` in ``H`` heads of width ``Dh``, concatenated and projected.
+    ``softmax(Q K^T / sqrt(Dh)) V``, or another scale, in ``H`` heads of width ``Dh``, concatenated and projected.
     """
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.n_heads, self.kv_heads = config.n_heads, config.kv_heads
+        self.n_heads, self.kv_heads, self.scale = config.n_heads, config.kv_heads, config.attention_scale
         whole, width = config.n_heads * config.head_width, self.kv_heads * config.head_width
         bias = config.attention_bias
         self.query = nn.Linear(config.d_model, whole, bias=bias)
@@ -130,6 +130,7 @@ class MultiHeadAttention(nn.Module):
             key,
             value,
             attn_mask=mask,
+            scale=self.scale,
             enable_gqa=self.kv_heads < self.n_heads,
         )
         return self.output(merge_heads(attended))  # type: ignore[no-any-return]

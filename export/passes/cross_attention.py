@@ -20,6 +20,7 @@ from .patterns import (
     cross_attentions,
     has_bias,
     replace_uses,
+    scale_of,
     without_bias,
 )
 
@@ -40,7 +41,7 @@ def fuse_cross_attention(model: ir.Model) -> ir.Model:
         fused = ir.node(
             "MultiHeadAttention",
             [product, key, value, bias, cast.outputs[0]],
-            {"num_heads": int(key.shape[1])},  # type: ignore[arg-type]
+            {"num_heads": int(key.shape[1]), **scale_of(node)},  # type: ignore[arg-type]
             domain=CONTRIB,
             name=node.name,
         )

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ...errors import ExportError
 from ...runtime.bundle import signature as names
-from .patterns import CONTRIB, before_heads, constant, producer, unturned
+from .patterns import CONTRIB, before_heads, constant, producer, scale_of, unturned
 
 WIDTH_UNIT = 16
 
@@ -45,7 +45,7 @@ def grouped_attention(graph: ir.Graph, node: ir.Node, past_length: ir.Value, cac
     fused = ir.node(
         "GroupQueryAttention",
         [*map(before_heads, (query, key, value)), *caches, lengths, total, *rotary.inputs[1:3]],
-        {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1},
+        {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1, **scale_of(node)},
         domain=CONTRIB,
         num_outputs=3,
         name=node.name,

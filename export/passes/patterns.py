@@ -91,6 +91,11 @@ def after_heads(node: ir.Node) -> ir.Value:
     return only_use(transpose.outputs[0], "Reshape").outputs[0]
 
 
+def scale_of(node: ir.Node) -> dict[str, ir.Attr]:
+    """The scale of an attention, where it has one of its own, among the attributes of a kernel that takes its place."""
+    return {"scale": node.attributes["scale"]} if "scale" in node.attributes else {}
+
+
 def has_bias(value: ir.Value) -> bool:
     """Whether ``value`` is a product plus a bias that is stored."""
     add = value.producer()

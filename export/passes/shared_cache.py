@@ -37,6 +37,7 @@ from .patterns import (
     name_output,
     producer,
     replace_uses,
+    scale_of,
     self_attentions,
     unturned,
     without_bias,
@@ -99,7 +100,7 @@ def _masked_attention(
     attention = ir.node(
         "DecoderMaskedMultiHeadAttention",
         [*sources, None, None, *caches, past_length, *beams, bias],
-        {"num_heads": heads, "past_present_share_buffer": 1},
+        {"num_heads": heads, "past_present_share_buffer": 1, **scale_of(node)},
         domain=CONTRIB,
         num_outputs=3,
         name=node.name,

@@ -204,7 +204,7 @@ class ModelSpec:
 REFERENCE_ONLY = frozenset(
     {"rope", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
     | {"tied", "output_bias", "pooler", "head_transform"}
-    | {"attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
+    | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
 )
 
 

@@ -21,7 +21,7 @@ POST: dict[str, Any] = {"norm_place": "post", "activation": "relu"}
 PRE: dict[str, Any] = {"norm_place": "pre", "activation": "gelu"}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "encoder-decoder post relu": ("encoder-decoder", POST),
-    "encoder-decoder pre gelu": ("encoder-decoder", {**PRE, "head_dim": 16}),
+    "encoder-decoder pre gelu": ("encoder-decoder", {**PRE, "head_dim": 16, "attention_scale": 0.4}),
     "decoder post relu": ("decoder", POST),
     "decoder pre gelu": ("decoder", PRE),
     "words post relu": ("encoder", POST),

@@ -67,6 +67,7 @@ def test_a_configuration_is_frozen() -> None:
         ({"d_ff": "16"}, r"d_ff \('16'\) must be an integer"),
         ({"norm_place": "middle"}, r"norm_place \('middle'\) must be one of 'post', 'pre'"),
         ({"activation": None}, r"activation \(None\) must be one of 'relu', 'gelu'"),
+        ({"attention_scale": -1.0}, r"attention_scale \(-1.0\) must be a positive number"),
         ({"norm_epsilon": 0.0}, r"norm_epsilon \(0.0\) must be a positive number"),
         ({"norm_epsilon": float("nan")}, r"norm_epsilon \(nan\) must be a positive number"),
         ({"norm_epsilon": float("inf")}, r"norm_epsilon \(inf\) must be a positive number"),

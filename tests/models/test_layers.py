@@ -106,17 +106,21 @@ def test_attention_by_hand(stack_config: StackConfigs, assert_close: Compare) ->
     assert_close(attention(x, attention.key_value(keys), mask), torch.tensor([[[2 * first, 1 - first]]]))
 
 
+@pytest.mark.parametrize("scale", [None, 0.7])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_heads_of_any_width_one_by_one(kv_heads: int, stack_config: StackConfigs, assert_close: Compare) -> None:
+def test_heads_of_any_width_one_by_one(
+    kv_heads: int, scale: float | None, stack_config: StackConfigs, assert_close: Compare
+) -> None:
     """4 heads of width 6 in a network of width 16, each written out by itself."""
     torch.manual_seed(2)
-    attention = MultiHeadAttention(stack_config(n_heads=4, n_kv_heads=kv_heads, head_dim=6)).double()
+    config = stack_config(n_heads=4, n_kv_heads=kv_heads, head_dim=6, attention_scale=scale)
+    attention = MultiHeadAttention(config).double()
     x, keys = torch.randn(5, 16, dtype=torch.float64), torch.randn(7, 16, dtype=torch.float64)
     expected = attention.output.bias
     for head in range(4):
         own, shared = slice(6 * head, 6 * head + 6), slice(6 * (head * kv_heads // 4), 6 * (head * kv_heads // 4) + 6)
         query, key, value = attention.query(x)[:, own], attention.key(keys)[:, shared], attention.value(keys)[:, shared]
-        weights = (query @ key.T / math.sqrt(6)).softmax(-1)
+        weights = (query @ key.T * (scale or 1 / math.sqrt(6))).softmax(-1)
         expected = expected + weights @ value @ attention.output.weight[:, own].T
     mask = torch.ones(1, 1, 5, 7, dtype=torch.bool)
     assert_close(attention(x[None], attention.key_value(keys[None]), mask), expected[None])
