@@ -170,7 +170,7 @@ def _name_dense(node: ir.Node) -> None:
 def _name_lookup(node: ir.Node, table: ir.Value | None) -> None:
     """Of the tables that tokens look up, that of positions is no parameter with a name of its own."""
     assert table is not None and table.name is not None
-    if table.name in ("embedding.weight", "token_types.weight"):
+    if table.name in ("embedding.weight", "token_types.weight") or table.name.endswith(".relative_bias.weight"):
         node.name = table.name.removesuffix(".weight")
     else:
         node.name, table.name = "positions", "position_table"

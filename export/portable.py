@@ -27,8 +27,9 @@ What a pass may rely on
 -----------------------
 Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gelu, LayerNormalization, LessOrEqual,
 MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
-Unsqueeze; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight, transB=1),
-ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
+Unsqueeze; relative positions add Cast, Clip, CumSum and Where; a classifier of texts adds Cast, Clip, Gemm (named
+``classifier`` or ``pooler`` after its weight, transB=1), ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and
+ReduceSum. No functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
   ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
@@ -47,6 +48,10 @@ ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functio
   presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``.
 - Cross-attention: ``x (R, T, D)`` -> Reshape ``(B, R/B*T, D)`` -> linear -> heads -> Attention over ``cross_key_{i}``,
   ``cross_value_{i}`` under the mask -> linear ``output`` -> Reshape ``(R, T, D)``.
+- With relative positions the mask of self-attention is a number to add, Where of that mask, the bias ``(1 or R, H, T,
+  C)`` and a number that leaves no weight: ``Clip(key - query)`` -> Gather of buckets, by offset from the least ->
+  Gather of ``{stack}.relative_bias.weight``, named after it -> Transpose. Once for all layers of a stack; in a decoder
+  the positions of keys are ``CumSum(key_mask) - 1``.
 - A mask of keys alone (``mask``, ``cross_mask``) is Unsqueeze ``(B, 1, 1, S)`` -> Expand ``(B, 1, Q, S)`` to the number
   of queries ``Q``, once for all layers.
 """
@@ -100,7 +105,7 @@ def export_portable(model: Transformer, folder: Path) -> dict[str, Path]:
 def portable_graphs(model: Transformer) -> dict[str, ir.Model]:
     """The portable graphs of ``model`` in memory, by name."""
     graphs = {}
-    with _rotary_operator(model):
+    with _rotary_operator(model), torch.no_grad():
         if model.config.encoder is not None:
             graphs[names.ENCODER] = _export_encoder(model)
         if model.config.decoder is not None:

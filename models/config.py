@@ -12,7 +12,7 @@ from ..errors import ConfigError
 NormPlace = Literal["post", "pre"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
-Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"]
+Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"]
 RopeScaling = Literal["none", "linear", "llama3"]
 Head = Literal["vocabulary", "classes", "embedding", "tags", "span"]
 Pooling = Literal["mean", "first"]
@@ -132,6 +132,29 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelativeConfig:
+    """Relative positions (Raffel et al. 2020, section 2.1): every head adds a number of its own to the score of a key.
+
+    Which one depends on how far the key is from the query: the distances are divided among ``buckets``, which grow with
+    the distance; keys ``max_distance`` and more away share the last. The layers of a stack share the numbers.
+    """
+
+    buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("buckets", "max_distance"):
+            _check_size(self, name, MOST_ROWS)
+        _require(self.buckets >= 4, f"buckets ({self.buckets}) must be at least 4: two on each side of a query")
+        _require(
+            self.max_distance > self.buckets // 2,
+            f"max_distance ({self.max_distance}) must be above half of the buckets ({self.buckets}): each of these "
+            "holds one distance",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A whole network; the defaults are those of the paper. Which stacks exist is its architecture.
 
@@ -148,7 +171,7 @@ class ModelConfig:
     ``positions``         ``sinusoidal``: section 3.5 of the paper; ``sinusoidal_halves``: the same numbers, all sines
                           before all cosines (Junczys-Dowmunt et al. 2018, Marian); ``learned``: a table of parameters
                           (Devlin et al. 2019, section 3); ``rotary``: in every attention, with the frequencies of
-                          ``rope``
+                          ``rope``; ``relative``: in every self-attention, as ``relative`` says
     ``scale_embeddings``  token embeddings times ``sqrt(d_model)`` (section 3.4)
     ``token_types``       rows of a segment embedding (Devlin et al. 2019, section 3); a text is segment 0, so row 0 is
                           added to every token; 0: no such embedding
@@ -157,6 +180,7 @@ class ModelConfig:
     ``source_start_id``   stands before the text that an encoder beside a decoder reads
     ``forced_id``         what a decoder beside an encoder reads after ``start_id``, before the first token of a result
     ``tied``              the output projection is the embedding's matrix (section 3.4)
+    ``scale_outputs``     what the output projection reads is multiplied by ``1 / sqrt(d_model)`` (T5, where ``tied``)
     ``output_bias``       a bias for every token of the vocabulary
     ``pooling``           heads ``embedding`` and ``classes``: ``mean`` of the states or the ``first`` one (Reimers and
                           Gurevych 2019, section 3); ``None`` with classes: ``mean``
@@ -186,6 +210,7 @@ class ModelConfig:
     class_names: tuple[str, ...] = ()
     positions: Positions = "sinusoidal"
     rope: RopeConfig | None = None
+    relative: RelativeConfig | None = None
     scale_embeddings: bool = True
     token_types: int = 0
     embedding_norm: bool = False
@@ -193,6 +218,7 @@ class ModelConfig:
     source_start_id: int | None = None
     forced_id: int | None = None
     tied: bool = True
+    scale_outputs: bool = False
     output_bias: bool = True
     pooling: Pooling | None = None
     normalize: bool = False
@@ -230,6 +256,11 @@ class ModelConfig:
     def _check_positions(self) -> None:
         rotary = self.positions == "rotary"
         _require((self.rope is not None) == rotary, f"rope ({self.rope}) belongs to rotary positions, and they to it")
+        relative = self.positions == "relative"
+        _require(
+            (self.relative is not None) == relative,
+            f"relative ({self.relative}) belongs to relative positions, and they to it",
+        )
         if rotary:
             _require(
                 self.architecture == "decoder", f"rotary positions are for a decoder alone, not {self.architecture}"
@@ -308,10 +339,14 @@ class ModelConfig:
         """An output projection and its bias belong to the vocabulary; elsewhere both keep their defaults."""
         words = self.head == "vocabulary" and self.architecture == "encoder"
         _require(words or self.head_transform is None, "head_transform belongs to the vocabulary of an encoder alone")
+        _require(
+            not (self.scale_outputs and self.head_transform), "scale_outputs and a head_transform exclude each other"
+        )
         _require(words or not self.mask_splits_text, "mask_splits_text belongs to the vocabulary of an encoder alone")
         if self.head != "vocabulary":
             _require(self.tied, f"a {self.head!r} head has no output projection that could be untied")
             _require(self.output_bias, f"a {self.head!r} head has no output_bias that could be left out")
+            _require(not self.scale_outputs, f"a {self.head!r} head has no output projection to scale for")
 
     @property
     def starts_text(self) -> bool:
@@ -345,13 +380,22 @@ class ModelConfig:
     def from_json(cls, data: Any) -> ModelConfig:
         """Read what :meth:`to_json` wrote; unknown, missing or mistyped fields raise :class:`ConfigError`."""
         fields = dict(_fields_of(cls, data))
-        for name, kind in (("encoder", StackConfig), ("decoder", StackConfig), ("rope", RopeConfig)):
+        parts: dict[str, type[StackConfig | RopeConfig | RelativeConfig]] = {
+            "encoder": StackConfig,
+            "decoder": StackConfig,
+            "rope": RopeConfig,
+            "relative": RelativeConfig,
+        }
+        for name, kind in parts.items():
             if fields.get(name) is not None:
                 fields[name] = kind(**_fields_of(kind, fields[name]))
         for name in ("class_names", "pair_between"):
             if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
         return cls(**fields)
+
+
+_Config = StackConfig | RopeConfig | RelativeConfig | ModelConfig
 
 
 def _fields_of(cls: type, data: Any) -> dict[str, Any]:
@@ -366,7 +410,7 @@ def _fields_of(cls: type, data: Any) -> dict[str, Any]:
     return data
 
 
-def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
+def _check_types(config: _Config) -> None:
     """Refuse a value of another type than declared: JSON from outside carries no types."""
     for name, hint in get_type_hints(type(config)).items():
         value, kinds = getattr(config, name), set(get_args(hint) or (hint,))
@@ -384,7 +428,7 @@ def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
         elif kind is float:
             ok = isinstance(value, float) and 0 < value < math.inf
             _require(ok, f"{name} ({value!r}) must be a positive number")
-        elif kind in (StackConfig, RopeConfig):
+        elif kind in (StackConfig, RopeConfig, RelativeConfig):
             _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
         elif int in get_args(kind):
             ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
@@ -394,7 +438,7 @@ def _check_types(config: StackConfig | RopeConfig | ModelConfig) -> None:
             _require(ok, f"{name} ({value!r}) must be strings")
 
 
-def _check_size(config: StackConfig | RopeConfig | ModelConfig, name: str, most: int) -> None:
+def _check_size(config: _Config, name: str, most: int) -> None:
     """Refuse a size that is no size, or larger than any network's."""
     value = getattr(config, name)
     _require(value > 0, f"{name} ({value}) must be positive")

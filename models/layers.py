@@ -122,7 +122,10 @@ class MultiHeadAttention(nn.Module):
         return key if rotate is None else rotate(key), split_heads(self.value(x), self.kv_heads)
 
     def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor, rotate: Rotate | None = None) -> Tensor:
-        """Attend from ``x (B, T, D)`` under boolean ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``."""
+        """Attend from ``x (B, T, D)`` under ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``.
+
+        A boolean mask is true where a query may look; one of numbers is added to the scores.
+        """
         query = split_heads(self.query(x), self.n_heads)
         key, value = key_value
         attended = F.scaled_dot_product_attention(

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .config import ModelConfig, StackConfig
+from .config import ModelConfig, RelativeConfig, StackConfig
 from .dropout import Dropout
 from .layers import (
     ACTIVATIONS,
@@ -23,6 +23,7 @@ from .layers import (
     norm,
     sinusoidal_positions,
 )
+from .relative import NEVER, RelativeBias
 
 
 class EncoderLayer(nn.Module):
@@ -36,7 +37,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward_residual = Residual(config, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``x (B, S, D)``, boolean ``mask (B, 1, 1, S)`` -> ``(B, S, D)``."""
+        """``x (B, S, D)``, ``mask`` boolean or added to the scores, ``(B, 1 or H, 1 or S, S)`` -> ``(B, S, D)``."""
         h = self.attention_residual.before(x)
         x = self.attention_residual.after(x, self.attention(h, self.attention.key_value(h), mask))
         return self.feed_forward_residual.after(x, self.feed_forward(self.feed_forward_residual.before(x)))
@@ -83,12 +84,25 @@ class DecoderLayer(nn.Module):
 
 
 class Stack(nn.Module):
-    """``n_layers`` layers, and one more normalization at the end: with pre-norm residuals arrive there bare."""
+    """``n_layers`` layers, and one more normalization at the end: with pre-norm residuals arrive there bare.
 
-    def __init__(self, config: StackConfig, layers: Sequence[nn.Module]) -> None:
+    With ``relative`` positions its self-attentions share one bias.
+    """
+
+    def __init__(
+        self, config: StackConfig, layers: Sequence[nn.Module], relative: RelativeConfig | None, both_ways: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.final_norm = norm(config) if config.ends_in_norm else nn.Identity()
+        self.relative_bias = None if relative is None else RelativeBias(relative, config.n_heads, both_ways)
+
+    def biased(self, mask: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """What self-attention takes for its mask: boolean ``mask (B, 1, T, C)``, or what it adds to the scores.
+
+        ``queries (B, T)`` and ``keys (B, C)`` are positions.
+        """
+        return mask if self.relative_bias is None else torch.where(mask, self.relative_bias(queries, keys), NEVER)
 
 
 class Transformer(nn.Module):
@@ -117,11 +131,18 @@ class Transformer(nn.Module):
         self.decoder_embedding_norm = (
             nn.LayerNorm(config.d_model, eps=dec.norm_epsilon) if dec and own and config.embedding_norm else None
         )
-        self.encoder = Stack(enc, [EncoderLayer(enc, dropout) for _ in range(enc.n_layers)]) if enc else None
-        cross = enc is not None
-        self.decoder = Stack(dec, [DecoderLayer(dec, dropout, cross) for _ in range(dec.n_layers)]) if dec else None
+        self._add_stacks(dropout)
         self._add_head()
         self._initialize()
+
+    def _add_stacks(self, dropout: float) -> None:
+        enc, dec, relative = self.config.encoder, self.config.decoder, self.config.relative
+        self.encoder = self.decoder = None
+        if enc is not None:
+            self.encoder = Stack(enc, [EncoderLayer(enc, dropout) for _ in range(enc.n_layers)], relative, True)
+        if dec is not None:
+            layers = [DecoderLayer(dec, dropout, enc is not None) for _ in range(dec.n_layers)]
+            self.decoder = Stack(dec, layers, relative, False)
 
     def _add_head(self) -> None:
         config = self.config
@@ -139,7 +160,7 @@ class Transformer(nn.Module):
         self.vocabulary_bias = nn.Parameter(torch.zeros(config.vocab_size)) if biased else None
 
     def _add_positions(self) -> None:
-        """A table ``(max_positions, D)`` to add to the embeddings, or rotations inside the attentions."""
+        """A table ``(max_positions, D)`` to add to the embeddings, rotations inside the attentions, or neither."""
         config = self.config
         self.rotary = None
         if config.positions == "learned":
@@ -149,8 +170,9 @@ class Transformer(nn.Module):
             table = sinusoidal_positions(config.max_positions, config.d_model, halves)
             self.register_buffer("positions", table, persistent=False)
         else:
-            assert config.rope is not None and config.decoder is not None
             self.positions = None
+        if config.rope is not None:
+            assert config.decoder is not None
             self.rotary = Rotary(config.rope, config.decoder.head_width, config.max_positions)
 
     def _initialize(self) -> None:
@@ -192,9 +214,11 @@ class Transformer(nn.Module):
         ``segments (B, S)``: which of a pair's texts a token is in, as the configuration numbers them.
         """
         assert self.encoder is not None
-        x = self.embed(ids, torch.arange(ids.shape[1], device=ids.device)[None].expand_as(ids), segments)
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        x = self.embed(ids, positions.expand_as(ids), segments)
+        scores = self.encoder.biased(mask[:, None, None, :], positions, positions)
         for layer in self.encoder.layers:
-            x = layer(x, mask[:, None, None, :])
+            x = layer(x, scores)
         return self.encoder.final_norm(x)  # type: ignore[no-any-return]
 
     def cross_key_value(self, hidden: Tensor) -> list[KeyValue]:
@@ -218,7 +242,7 @@ class Transformer(nn.Module):
         """
         assert self.decoder is not None
         x = self.embed(ids, positions, decoder=True)
-        mask = look_ahead_mask(ids.shape[1], key_mask)
+        mask = self.decoder.biased(look_ahead_mask(ids.shape[1], key_mask), positions, key_mask.cumsum(1) - 1)
         source_mask = None if cross_mask is None else cross_mask[:, None, None, :]
         rotate = None if self.rotary is None else partial(self.rotary, positions=positions)
         presents: list[KeyValue] = []
@@ -233,6 +257,9 @@ class Transformer(nn.Module):
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """What the output projection reads: ``(..., D) -> (..., D)``."""
+        if self.config.scale_outputs:
+            scale: float = self.config.d_model**-0.5
+            return hidden * scale
         if self.transform is None or self.transform_norm is None:
             return hidden
         assert self.config.head_transform is not None

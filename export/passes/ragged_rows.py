@@ -4,7 +4,8 @@ Contract: from a finished ``step`` graph the ``ragged`` graph over the same weig
 ``row_lengths[r]`` of its own buffers, which is also its position, and attends to what stands before it and to itself;
 the numbers are those of ``step`` within rounding. ``longest`` is one more than the greatest of ``row_lengths``. Every
 self-attention is a ``GroupQueryAttention``, the one kernel that takes a length for each row: it knows no beams, so
-whoever reorders rows reorders the buffers, and it adds no biases, so they are added before it.
+whoever reorders rows reorders the buffers, and it adds no biases of q, k and v, so they are added before it; the bias
+of scores by relative positions it takes, a row's own for every row.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import onnx_ir as ir
 
 from ...runtime.bundle import signature as names
 from .patterns import CONTRIB, add_input, constant, copy_of, drop_inputs, finish, hand_over_output, replace_uses
+from .relative_bias import is_bias_of_step, moved_bias
 
 WIDTH_UNIT = 8
 """The kernel takes heads whose width is a multiple of this."""
-_MASK, _KEY_CACHE, _BIAS = 3, 5, 10
+_MASK, _ADDED, _KEY_CACHE, _BIAS = 3, 4, 5, 10
 """Inputs of DecoderMaskedMultiHeadAttention: a mask and a bias of scores, both caches, the bias of q, k and v."""
 _LENGTHS = 5
 """Inputs of GroupQueryAttention from here on: the lengths of all rows, and the greatest."""
@@ -47,21 +49,25 @@ def ragged_graph(step: ir.Model) -> ir.Model | None:
 
 
 def _fits(node: ir.Node) -> bool:
-    """Whether heads are of a width that the kernel takes, and nothing is added to their scores."""
+    """Whether the kernel takes heads of that width, and what is added to their scores, if anything."""
     if node.op_type == "GroupQueryAttention":
         return True
     cache = node.inputs[_KEY_CACHE]
     assert cache is not None and cache.shape is not None
-    plain = node.inputs[_MASK] is None and node.inputs[_MASK + 1] is None
-    return plain and int(cache.shape[3]) % WIDTH_UNIT == 0  # type: ignore[arg-type]
+    added = node.inputs[_ADDED]
+    takes = node.inputs[_MASK] is None and (added is None or is_bias_of_step(added))
+    return takes and int(cache.shape[3]) % WIDTH_UNIT == 0  # type: ignore[arg-type]
 
 
 def _attend_by_row(graph: ir.Graph, node: ir.Node, lengths: list[ir.Value]) -> None:
     """DecoderMaskedMultiHeadAttention -> GroupQueryAttention with as many heads of keys as of queries."""
     attributes = {name: node.attributes[name] for name in ("num_heads", "scale") if name in node.attributes}
+    inputs = [*_with_biases(graph, node), *node.inputs[_KEY_CACHE : _KEY_CACHE + 2], *lengths]
+    if node.inputs[_ADDED] is not None:
+        inputs += [None, None, None, moved_bias(graph, node.inputs[_ADDED], lengths[0], lengths[1])]
     fused = ir.node(
         "GroupQueryAttention",
-        [*_with_biases(graph, node), *node.inputs[_KEY_CACHE : _KEY_CACHE + 2], *lengths],
+        inputs,
         attributes | {"kv_num_heads": node.attributes["num_heads"].as_int()},
         domain=CONTRIB,
         num_outputs=3,

@@ -8,7 +8,8 @@ token: each writes into the buffers that the one before it wrote into. Bind one 
 ``key_cache_i_out_t``, and no cache is copied. To forget tokens is to pass a smaller ``past_length`` next time.
 
 Only where a row's numbers are its own: not with one activation scale for all rows, nor where attention has a mask or a
-bias beside its queries, keys and values, of which every token would need its own.
+bias beside its queries, keys and values, of which every token would need its own; that of relative positions is made
+for every token.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ...errors import ExportError
 from ...runtime.bundle import signature as names
 from .patterns import CONTRIB, constant, copy_of, finish, name_output, replace_uses
+from .relative_bias import is_bias_of_step, moved_bias
 
 TOKENS = 8
 """Tokens of one call: fewer bring less where a text is copied, more cost more where it is not."""
@@ -27,6 +29,7 @@ TOKENS = 8
 _MIXES_ROWS = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul")
 _BESIDE = {"DecoderMaskedMultiHeadAttention": (3, 4), "GroupQueryAttention": (9, 10), "MultiHeadAttention": (5,)}
 """Which inputs are masks, biases or positions of single queries."""
+_ADDED = 4  # the bias of scores among the inputs of DecoderMaskedMultiHeadAttention
 _KERNELS = {"DecoderMaskedMultiHeadAttention": 5, "GroupQueryAttention": 3}  # where the two caches are among the inputs
 
 
@@ -36,7 +39,8 @@ def keeps_rows_apart(model: ir.Model) -> bool:
 
 
 def _has_beside(node: ir.Node) -> bool:
-    return any(i < len(node.inputs) and node.inputs[i] is not None for i in _BESIDE.get(node.op_type, ()))
+    beside = [node.inputs[i] for i in _BESIDE.get(node.op_type, ()) if i < len(node.inputs)]
+    return any(value is not None and not is_bias_of_step(value) for value in beside)
 
 
 def verify_graph(step: ir.Model, tokens: int = TOKENS) -> ir.Model:
@@ -88,6 +92,8 @@ def _attend_one_by_one(graph: ir.Graph, node: ir.Node, lengths: list[ir.Value]) 
             inputs[place + 2 : place + 4] = lengths[t : t + 2]
         else:
             inputs[place + 2] = lengths[t]
+            if node.inputs[_ADDED] is not None:
+                inputs[_ADDED] = moved_bias(graph, node.inputs[_ADDED], lengths[t], lengths[t + 1])
         call = _copy(graph, node, inputs, 3)
         outputs.append(call.outputs[0])
         caches = list(call.outputs[1:3])

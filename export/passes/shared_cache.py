@@ -43,6 +43,7 @@ from .patterns import (
     without_bias,
 )
 from .plain_shapes import straighten_shapes
+from .relative_bias import bias_of_step, has_relative_bias, keys_by_index
 from .residual_norm import fuse_residual_norm
 
 OPSET = 24  # TensorScatter
@@ -97,9 +98,10 @@ def _masked_attention(
         projections = [without_bias(source) for source in sources]
         sources = [product for product, _ in projections]
         bias = constant(graph, f"{node.name}.bias", ir.tensor(np.concatenate([b for _, b in projections])))
+    added = bias_of_step(graph, node, past_length) if has_relative_bias(node) else None
     attention = ir.node(
         "DecoderMaskedMultiHeadAttention",
-        [*sources, None, None, *caches, past_length, *beams, bias],
+        [*sources, None, added, *caches, past_length, *beams, bias],
         {"num_heads": heads, "past_present_share_buffer": 1, **scale_of(node)},
         domain=CONTRIB,
         num_outputs=3,
@@ -145,6 +147,7 @@ def prefill_graph(decoder: ir.Model) -> ir.Model:
         _scatter(graph, layer, node, repeat)
     _count_by_ids(graph, ids)
     replace_uses(_input(graph, names.KEY_MASK), _all_true(graph, ids))
+    keys_by_index(graph, _range_of(graph, ids))
     _turn_by(graph, _range_of(graph, ids), ids)
     replace_uses(_input(graph, names.POSITIONS), _range_of(graph, ids))
     return _without_past(model, ("batch", "picks"))

@@ -115,7 +115,7 @@ class ModelSpec:
     head: Literal["vocabulary", "classes", "embedding", "tags", "span"]
     mask_id: _Token | None
     class_names: Annotated[tuple[_Name, ...], Length(0, 10_000)]
-    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary"] = field(
+    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"] = field(
         default="sinusoidal", metadata=LATER
     )
     pooling: Literal["mean", "first"] | None = field(default=None, metadata=LATER)
@@ -202,8 +202,8 @@ class ModelSpec:
 
 
 REFERENCE_ONLY = frozenset(
-    {"rope", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
-    | {"tied", "output_bias", "pooler", "head_transform"}
+    {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
+    | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform"}
     | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
 )
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgewise.export.portable import export_portable
-from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.config import ModelConfig, RelativeConfig, StackConfig
 from edgewise.models.transformer import Transformer
 
 Arrays = dict[str, NDArray[Any]]
@@ -22,6 +22,7 @@ PRE: dict[str, Any] = {"norm_place": "pre", "activation": "gelu"}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "encoder-decoder post relu": ("encoder-decoder", POST),
     "encoder-decoder pre gelu": ("encoder-decoder", {**PRE, "head_dim": 16, "attention_scale": 0.4}),
+    "encoder-decoder relative": ("encoder-decoder", {**PRE, "relative": True}),
     "decoder post relu": ("decoder", POST),
     "decoder pre gelu": ("decoder", PRE),
     "words post relu": ("encoder", POST),
@@ -42,6 +43,7 @@ class Exported:
 def network(kind: str, change: dict[str, Any]) -> Transformer:
     """Every parameter is random: zero biases and unit norms would hide a mix-up."""
     stack = {"d_model": 16, "n_heads": 2, "d_ff": 24, **change}
+    relative = RelativeConfig(buckets=8, max_distance=20) if stack.pop("relative", False) else None
     encoder = None if kind == "decoder" else StackConfig(n_layers=2, **stack)
     decoder = StackConfig(n_layers=3, **stack) if "decoder" in kind else None
     names = ("bad", "fair", "good") if kind == "classes" else ()
@@ -55,6 +57,8 @@ def network(kind: str, change: dict[str, Any]) -> Transformer:
         decoder=decoder,
         head="classes" if names else "vocabulary",
         class_names=names,
+        positions="relative" if relative else "sinusoidal",
+        relative=relative,
     )
     generator = torch.Generator().manual_seed(11)
     model = Transformer(config).eval()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgewise.errors import ConfigError
-from edgewise.models.config import ModelConfig, RopeConfig, StackConfig
+from edgewise.models.config import ModelConfig, RelativeConfig, RopeConfig, StackConfig
 
 STACK: dict[str, Any] = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_ff": 16}
 MODEL: dict[str, Any] = {"vocab_size": 10, "max_positions": 32, "pad_id": 0, "start_id": 1, "end_id": 2}
@@ -19,7 +19,7 @@ CONFIGS = {
     "encoder-decoder": ModelConfig(
         **MODEL, encoder=StackConfig(**STACK, norm_place="pre"), decoder=StackConfig(**STACK, activation="gelu")
     ),
-    "decoder": ModelConfig(**MODEL, decoder=StackConfig(**STACK)),
+    "decoder": ModelConfig(**MODEL, decoder=StackConfig(**STACK), positions="relative", relative=RelativeConfig()),
     "encoder": ModelConfig(**ENCODER, head="classes", class_names=("bad", "good")),
 }
 
@@ -137,6 +137,16 @@ def test_a_stack_refuses(change: dict[str, Any], message: str) -> None:
             {"mask_splits_text": True, "head": "embedding", "pooling": "mean"},
             "mask_splits_text belongs to the vocabulary of an encoder alone",
         ),
+        ({"positions": "relative"}, r"relative \(None\) belongs to relative positions, and they to it"),
+        ({"relative": RelativeConfig()}, r"relative \(RelativeConfig.*\) belongs to relative positions"),
+        (
+            {"scale_outputs": True, "head_transform": "gelu"},
+            "scale_outputs and a head_transform exclude each other",
+        ),
+        (
+            {"scale_outputs": True, "head": "embedding", "pooling": "mean"},
+            "a 'embedding' head has no output projection to scale for",
+        ),
         ({"class_names": ("a", 2)}, r"class_names \(\('a', 2\)\) must be strings"),
         ({"class_names": "ab"}, r"class_names \('ab'\) must be strings"),
     ],
@@ -150,6 +160,21 @@ def test_a_model_refuses(change: dict[str, Any], message: str) -> None:
 def test_rotary_positions_refuse_a_context_beyond_any_network() -> None:
     with pytest.raises(ConfigError, match=r"original_positions \(10+\) must be at most 16777216"):
         RopeConfig(scaling="llama3", factor=8.0, original_positions=10**30)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"buckets": 3}, r"buckets \(3\) must be at least 4: two on each side of a query"),
+        ({"max_distance": 16}, r"max_distance \(16\) must be above half of the buckets \(32\)"),
+        ({"max_distance": 10**30}, r"max_distance \(10+\) must be at most 16777216"),
+        ({"buckets": 8.0}, r"buckets \(8.0\) must be an integer"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_relative_positions_refuse(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RelativeConfig(**change)
 
 
 @pytest.mark.parametrize(
