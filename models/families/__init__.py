@@ -20,10 +20,11 @@ from .family import ACTIVATIONS, Facts, Family, Fields
 from .llama import LLAMA
 from .marian import MARIAN
 from .roberta import ROBERTA, XLM_ROBERTA
+from .t5 import MT5, T5
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART)
+FAMILIES: tuple[Family, ...] = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, LLAMA, MARIAN, BART, T5, MT5)
 
 
 def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = ()) -> Family:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ class Facts:
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
     ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
     that may not be generated, as either says. ``forced``: the first token that is generated, as the former says.
+    ``stored``: the names of the tensors that files hold.
     """
 
     prefix: tuple[int, ...] = ()
@@ -129,6 +130,7 @@ class Facts:
     eos: int | list[int] | None = None
     suppressed: tuple[int, ...] = ()
     forced: int | None = None
+    stored: frozenset[str] = frozenset()
 
     def end_id(self, fields: Fields) -> int:
         """The one token that ends a text; several are a fault."""
@@ -259,7 +261,7 @@ def build(
         CheckpointError: a tensor is missing, unknown, given twice, misshapen or not finite; all in one message.
     """
     fields = Fields(config, f"{where}: config.json")
-    plan = blueprint(family.config(fields, facts))
+    plan = blueprint(family.config(fields, replace(facts, stored=frozenset(tensors))))
     expected, unread = plan.state_dict(), family.unread_rows(plan.config)
     found: dict[str, Tensor] = {}
     copies: list[tuple[str, Tensor]] = []
