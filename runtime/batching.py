@@ -33,7 +33,7 @@ def encoder_bytes(model: ModelSpec, length: int) -> int:
     if model.encoder is None:
         return 0
     keep = 2 * model.decoder.n_layers * length * _attention_width(model.decoder) if model.decoder else model.vocab_size
-    return _FLOAT * (keep + _layer_floats(model.encoder, length, length))
+    return _FLOAT * (keep + _layer_floats(model, model.encoder, length, length))
 
 
 def decoder_bytes(model: ModelSpec, fed: int, capacity: int, beams: int, logit_positions: int = 1) -> int:
@@ -47,14 +47,18 @@ def decoder_bytes(model: ModelSpec, fed: int, capacity: int, beams: int, logit_p
         return 0
     cache = 2 * 2 * stack.n_layers * _attention_width(stack) * capacity
     logits = 3 * logit_positions * model.vocab_size  # scores, their softmax, and a copy
-    return _FLOAT * beams * (cache + logits + _layer_floats(stack, fed, capacity))
+    return _FLOAT * beams * (cache + logits + _layer_floats(model, stack, fed, capacity))
 
 
-def _layer_floats(stack: StackSpec, queries: int, keys: int) -> int:
-    """Floats alive at once inside a layer: states, the inner feed-forward, attention weights and their softmax."""
+def _layer_floats(model: ModelSpec, stack: StackSpec, queries: int, keys: int) -> int:
+    """Floats alive at once inside a layer: states, the inner feed-forward, attention weights and their softmax.
+
+    Relative positions add a bias for every score, and that bias under the mask.
+    """
     states = 4 * stack.d_model + 4 * _attention_width(stack)
     inner = stack.d_ff or 4 * stack.d_model  # as in the paper where nothing is said
-    return queries * (states + 2 * inner) + 2 * stack.n_heads * queries * keys
+    scores = 4 if model.positions == "relative" else 2
+    return queries * (states + 2 * inner) + scores * stack.n_heads * queries * keys
 
 
 def _attention_width(stack: StackSpec) -> int:

@@ -174,12 +174,24 @@ def requests_of(steps: int) -> list[Request]:
     return [Request(source=Prepared(ids=source), limit=steps) for source in SOURCES]
 
 
+def joined_one_after_the_other(batch: ContinuousBatch, requests: list[Request], options: DecodingOptions) -> list[Job]:
+    """A new request before every third step."""
+    jobs = [Job(request=request, options=options) for request in requests]
+    for job in jobs:
+        batch.add(job)
+        for _ in range(3):
+            batch.step()
+    while batch.jobs:
+        batch.step()
+    return jobs
+
+
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 @pytest.mark.parametrize("case", ON_ENGINES)
 def test_tokens_are_those_of_the_library_alone_in_batches_and_in_a_run_that_is_joined(
     case: str, target: str, folder: Callable[[str], Path], engine: Callable[[str, str], Engine]
 ) -> None:
-    """Farther than the farthest distance with a bucket; a new source joins before every third step."""
+    """Farther than the farthest distance with a bucket."""
     spec = ModelSpec.from_json(open_checkpoint(folder(case)).model.config.to_json())
     expected = [library_greedy(folder(case), source, 36) for source in SOURCES]
     options = DecodingOptions(beam_size=1)
@@ -187,14 +199,7 @@ def test_tokens_are_those_of_the_library_alone_in_batches_and_in_a_run_that_is_j
     assert [list(found[0].tokens) for found in together] == expected
     for request, tokens in zip(requests_of(36), expected, strict=True):
         assert list(finish(start_search(engine(case, target), spec, [request], options))[0][0].tokens) == tokens
-    batch = ContinuousBatch(engine(case, target), spec, rows=8)
-    jobs = [Job(request=request, options=options) for request in requests_of(36)]
-    for job in jobs:
-        batch.add(job)
-        for _ in range(3):
-            batch.step()
-    while batch.jobs:
-        batch.step()
+    jobs = joined_one_after_the_other(ContinuousBatch(engine(case, target), spec, rows=8), requests_of(36), options)
     assert [list(job.result()[0][0].tokens) for job in jobs] == expected
     lacks_the_graph = target == "cpu" and CASES[case].get("d_kv", 12) % 8 > 0  # then each has a run of its own
     assert max(job.result()[1].batch for job in jobs) == (1 if lacks_the_graph else 4)
@@ -207,11 +212,11 @@ def test_beams_are_those_of_the_naive_search(
 ) -> None:
     model = open_checkpoint(folder(case)).model
     spec, options = ModelSpec.from_json(model.config.to_json()), DecodingOptions(beam_size=4, n_best=4)
-    for request, found in zip(
-        requests_of(30), finish(start_search(engine(case, target), spec, requests_of(30), options)), strict=True
-    ):
+    together = finish(start_search(engine(case, target), spec, requests_of(30), options))
+    jobs = joined_one_after_the_other(ContinuousBatch(engine(case, target), spec, rows=32), requests_of(30), options)
+    for request, found, job in zip(requests_of(30), together, jobs, strict=True):
         expected = decode.beam(model, request.source.ids, 4, 0.6, 30, 4)
-        assert [h.tokens for h in found] == [e.tokens for e in expected]
+        assert [h.tokens for h in found] == [h.tokens for h in job.result()[0]] == [e.tokens for e in expected]
         assert [h.score for h in found] == pytest.approx([e.score for e in expected], abs=1e-4)
 
 
@@ -249,12 +254,18 @@ def test_texts_are_those_of_the_library(target: str, bundle: tuple[Path, Path]) 
         greedy = session.translate(TEXTS, beam_size=1, max_new_tokens=24)
         beams = session.translate(TEXTS, beam_size=3, length_penalty=0.0, max_new_tokens=24)
         joined = list(session.translate_iter(TEXTS, beam_size=1, max_new_tokens=24, continuous=True, batch_size=2))
+        prefixed = session.translate(TEXTS[0], beam_size=1, max_new_tokens=24, prefix="Zwei Hunde")
         streamed = "".join(session.stream(TEXTS[1], beam_size=1, max_new_tokens=24))
     assert [list(g.source_tokens) for g in greedy] == [tokenizer(text)["input_ids"] for text in TEXTS]
     assert [list(g.tokens) for g in greedy] == generated(folder, num_beams=1)
     assert [list(g.tokens) for g in beams] == generated(folder, num_beams=3, length_penalty=0.0)
     assert [g.tokens for g in joined] == [g.tokens for g in greedy]
     assert streamed == greedy[1].text
+    begun = tokenizer("Zwei Hunde", add_special_tokens=False)["input_ids"]
+    source, prompt = torch.tensor([tokenizer(TEXTS[0])["input_ids"]]), torch.tensor([[0, *begun]])
+    expected = library_t5(folder).generate(source, decoder_input_ids=prompt, do_sample=False, max_new_tokens=24)
+    assert list(prefixed.tokens) == expected[0, 1 : len(prefixed.tokens) + 1].tolist()
+    assert list(prefixed.tokens[: len(begun)]) == begun
 
 
 def test_speculation_changes_nothing(bundle: tuple[Path, Path]) -> None:

@@ -79,6 +79,12 @@ def test_the_estimates_count_the_width_of_the_heads() -> None:
     assert decoder_bytes(model(wide, wide), 1, 7, 3) == 4 * 3 * (2 * 2 * 2 * 12 * 7 + 3 * 100 + step)
 
 
+def test_relative_positions_hold_a_bias_for_every_score() -> None:
+    relative = replace(model(STACK, STACK), positions="relative")
+    layer = 5 * (8 * 8 + 2 * 16) + 4 * 2 * 5 * 5
+    assert encoder_bytes(relative, 5) == 4 * (2 * 2 * 5 * 8 + layer)
+
+
 @pytest.mark.parametrize(("free", "budget"), [(None, 1 << 30), (1 << 40, 1 << 30), (1 << 30, 1 << 28), (0, 0)], ids=str)
 def test_the_budget_is_a_quarter_of_what_is_free(
     free: int | None, budget: int, monkeypatch: pytest.MonkeyPatch
