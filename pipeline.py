@@ -236,6 +236,7 @@ class _Builder:
             beam_size=self.checkpoint.beam_size,
             length_penalty=training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
             max_new_tokens=None if self.model.encoder else min(64, self.max_context),
+            end_ids=self.checkpoint.end_ids,
         )
         languages = training.get("languages")
         manifest = Manifest(

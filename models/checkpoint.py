@@ -46,7 +46,8 @@ class Checkpoint:
     """A checkpoint in memory: the network in float32 and evaluation mode, and what the folder says of it.
 
     ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``. ``beam_size``:
-    with how many beams it is decoded where nobody says. ``made_tokenizer``: the contents of a ``tokenizer.json`` where
+    with how many beams it is decoded where nobody says. ``end_ids``: tokens that end a text beside the network's
+    ``end_id``. ``made_tokenizer``: the contents of a ``tokenizer.json`` where
     none lies in ``folder``.
     """
 
@@ -58,6 +59,7 @@ class Checkpoint:
     training: dict[str, Any]
     notice: str
     beam_size: int = 5
+    end_ids: tuple[int, ...] = ()
     made_tokenizer: str | None = None
 
     @property

@@ -66,6 +66,7 @@ def start_search(
         beam_size=beams,
         length_penalty=options.length_penalty,
         n_best=options.n_best,
+        end_ids=tuple(options.end_ids),
     )
 
 

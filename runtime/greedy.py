@@ -24,7 +24,7 @@ class GreedyRequest(RequestSearch):
         """See :class:`~edgewise.runtime.requests.RequestSearch`."""
         assert self._live is not None
         self._live = self._live.extended(0, best.ids.item(0), best.log_probs.item(0))
-        if self._live.tokens[-1] == self.task.end_id:
+        if self._live.tokens[-1] in self.task.end_ids:
             self.interrupt("end")
         elif len(self._live.tokens) == self.task.limit:
             self.interrupt("length")

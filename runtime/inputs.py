@@ -158,7 +158,7 @@ def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOp
     Raises:
         InputError: a token id beyond the vocabulary, or a text that must come and must not.
     """
-    if not (options.suppress or options.include or options.logit_bias):
+    if not (options.suppress or options.include or options.logit_bias or options.end_ids):
         return options
     phrases = {"suppress": options.suppress, "include": options.include}
     resolved = {
@@ -166,7 +166,8 @@ def resolve_tokens(tokenizer: Tokenizer, manifest: Manifest, options: DecodingOp
         for name, given in phrases.items()
     }
     size = manifest.model.vocab_size
-    for name, ids in {**{n: sum(p, ()) for n, p in resolved.items()}, "logit_bias": tuple(options.logit_bias)}.items():
+    single = {"logit_bias": tuple(options.logit_bias), "end_ids": tuple(options.end_ids)}
+    for name, ids in {**{n: sum(p, ()) for n, p in resolved.items()}, **single}.items():
         if wrong := [i for i in ids if not 0 <= i < size]:
             raise InputError(f"{name} has the token id {wrong[0]}, and the vocabulary ends at {size - 1}")
     _refuse_contradictions(options, resolved["include"], resolved["suppress"])

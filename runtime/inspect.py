@@ -86,6 +86,8 @@ def _model(bundle: Bundle) -> Iterator[str]:
         yield f"  classes: {', '.join(model.class_names)}"
     if bundle.manifest.alignment_layer is not None:
         yield f"  alignments: mean over the heads of decoder layer {bundle.manifest.alignment_layer}, counted from 0"
+    if generation and generation.end_ids:
+        yield f"  a text ends at token {model.end_id}, and at {', '.join(map(str, generation.end_ids))}"
     if generation:
         most = generation.max_new_tokens or "source + 50"
         yield (

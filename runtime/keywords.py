@@ -14,8 +14,8 @@ class StreamArguments(TypedDict, total=False):
     """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and two more.
 
     ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults; with sampling or
-    alternatives, ``beam_size`` is 1. ``prefix``: what a result has to begin with, for all texts or one for each; with a
-    ``prefix_bias``, what it is likelier to begin with.
+    alternatives, ``beam_size`` is 1. ``end_ids`` are the bundle's own where they are left out. ``prefix``: what a
+    result has to begin with, for all texts or one for each; with a ``prefix_bias``, what it is likelier to begin with.
     ``cancellation``: ends the decoding from another thread.
     """
 
@@ -31,6 +31,7 @@ class StreamArguments(TypedDict, total=False):
     sampling: Sampling | None
     max_new_tokens: int | None
     min_new_tokens: int
+    end_ids: Sequence[int]
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float

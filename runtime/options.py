@@ -123,6 +123,7 @@ class DecodingOptions:
       (:mod:`edgewise.runtime.speculation`). Greedy search or one sample, a text at a time; results stay the same.
     * ``max_new_tokens``: tokens of a result, prefix and end token included; ``None`` is source tokens + 50 (Vaswani et
       al. 2017, section 6.1), within the model's context.
+    * ``end_ids``: token ids after which a result ends as after the model's own end token.
     * ``prefix_bias``: the prefix of a result, which a session takes, is no longer certain but likelier by this much,
       above 0 and below 1, until a sequence departs from it (:mod:`edgewise.runtime.prefix_bias`).
 
@@ -154,6 +155,7 @@ class DecodingOptions:
     prefix_bias: float | None = None
     max_new_tokens: int | None = None
     min_new_tokens: int = 0
+    end_ids: Sequence[int] = ()
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -184,6 +186,7 @@ class DecodingOptions:
             length_penalty=self.length_penalty,
             n_best=self.n_best,
             max_new_tokens=self.max_new_tokens,
+            end_ids=self.end_ids if self.beam_size == 1 else (),  # of several the engine's candidates may be too few
             deadline=self.deadline,
             overflow=self.overflow,
             alignments=self.alignments,
@@ -272,6 +275,10 @@ class DecodingOptions:
                     _is_text(phrase) or _are_ids(phrase),
                     f"{name} ({phrase!r}) must hold texts or lists of token ids, none of them empty",
                 )
+        _require(
+            _are_ids(self.end_ids) or self.end_ids in ((), []),
+            f"end_ids ({shown(self.end_ids)}) must be a list or tuple of token ids, or empty",
+        )
         for text in self.stop:
             _require(_is_text(text), f"stop ({text!r}) must hold texts, none of them empty")
 

@@ -55,6 +55,11 @@ class Task:
     """Begins messages."""
 
     @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens after which a result ends."""
+        return frozenset((self.end_id, *self.options.end_ids))
+
+    @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """What changes logits, in order."""
         rules = rules_for(self.options, self.end_id)
@@ -64,15 +69,16 @@ class Task:
     def reads_logits(self) -> bool:
         """Whether the engine's best candidates are not enough."""
         options = self.options
-        # Of a row's candidates one is the end token, but any number may complete a stop string.
-        unbounded = options.beam_size > 1 and bool(options.stop)
+        # Of a row's candidates one is the end token, but more may be others, and any number may complete a stop string.
+        unbounded = options.beam_size > 1 and bool(options.stop or options.end_ids)
         prefixed = self.prefix or self.soft_prefix
         return bool(self.rules or prefixed or options.sampling or options.include or unbounded)
 
     @property
     def width(self) -> int:
         """Candidates a row that the search looks at: enough for every beam to continue one and the same."""
-        return max(2 * self.options.beam_size, (self.options.alternatives or 1) + 1)
+        most = max(self.options.beam_size, self.options.alternatives or 1)
+        return max(2 * self.options.beam_size, most + len(self.end_ids))
 
     @cached_property
     def include(self) -> tuple[tuple[int, ...], ...]:
@@ -85,7 +91,7 @@ class Task:
 
     def ended(self, tokens: tuple[int, ...]) -> FinishReason | None:
         """Why new ``tokens`` go no further, the limit left out."""
-        if tokens[-1] == self.end_id:
+        if tokens[-1] in self.end_ids:
             return "end"
         if self.options.stop and self.text_of is not None:
             text = self.text_of(tokens)

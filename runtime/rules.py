@@ -103,12 +103,12 @@ class MinNewTokens:
     """No end token before ``least`` tokens, that is, none among the first ``least``."""
 
     least: int
-    end_id: int
+    end_ids: tuple[int, ...]
 
     def apply(self, logits: Floats, read: Sequence[int], new: Sequence[int]) -> None:
         """See :class:`Rule`."""
         if len(new) < self.least:
-            logits[self.end_id] = -np.inf
+            logits[list(self.end_ids)] = -np.inf
 
 
 def rules_for(options: DecodingOptions, end_id: int) -> tuple[Rule, ...]:
@@ -125,7 +125,7 @@ def rules_for(options: DecodingOptions, end_id: int) -> tuple[Rule, ...]:
     if options.suppress:
         rules.append(Suppress(tuple(tuple(s) for s in options.suppress if not isinstance(s, str))))
     if options.min_new_tokens:
-        rules.append(MinNewTokens(options.min_new_tokens, end_id))
+        rules.append(MinNewTokens(options.min_new_tokens, (end_id, *options.end_ids)))
     return tuple(rules)
 
 

@@ -70,22 +70,24 @@ def search(
     beam_size: int = 1,
     length_penalty: float = 0.6,
     n_best: int = 1,
+    end_ids: Sequence[int] = (),
 ) -> Search:
     """Decode ``prompts (B, T)`` with a run of ``beam_size`` beams; ``limits``: most new tokens of every sentence.
 
-    The run must have been started with :func:`candidates_needed` candidates.
+    The run must have been started with :func:`candidates_needed` candidates. ``end_ids``: tokens that end a greedy
+    search as ``end_id`` does.
 
     Raises:
         EngineError: the engine gave NaN.
     """
     if beam_size == 1 and len(prompts) == 1:
-        return _greedy_one(run, prompts, int(limits[0]), end_id, length_penalty)
+        return _greedy_one(run, prompts, int(limits[0]), (end_id, *end_ids), length_penalty)
     if beam_size == 1:
-        return _greedy(run, prompts, np.asarray(limits), end_id, length_penalty)
+        return _greedy(run, prompts, np.asarray(limits), (end_id, *end_ids), length_penalty)
     return _beam(run, prompts, np.asarray(limits), end_id, beam_size, length_penalty, n_best)
 
 
-def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_id: int, length_penalty: float) -> Search:
+def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_ids: tuple[int, ...], length_penalty: float) -> Search:
     """Greedy search of one sentence: plain numbers, since arrays of one element cost as much as a small layer."""
     row = np.zeros(1, dtype=np.int64)
     tokens: list[int] = []
@@ -98,13 +100,13 @@ def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_id: int, length_p
             refuse_nan(best.log_probs, len(tokens) - 1)
         chosen = np.array(tokens[-1:])
         interrupted = yield chosen
-        if interrupted or tokens[-1] == end_id or len(tokens) == limit:
-            reason = _reason(tokens, end_id, limit, interrupted)
+        if interrupted or tokens[-1] in end_ids or len(tokens) == limit:
+            reason = _reason(tokens, end_ids, limit, interrupted)
             return [[as_hypothesis(tokens, log_probs, reason, length_penalty)]]
         best = run.step(chosen, row)
 
 
-def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_penalty: float) -> Search:
+def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_ids: tuple[int, ...], length_penalty: float) -> Search:
     """Beam search with one beam, without its bookkeeping."""
     sentences = np.arange(len(prompts))  # of the rows in the run
     live = np.ones(len(prompts), dtype=np.bool_)
@@ -119,10 +121,12 @@ def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_pena
             tokens[sentences[row]].append(int(chosen[row]))
             log_probs[sentences[row]].append(float(values[row]))
         steps += 1
-        live &= (chosen != end_id) & (limits[sentences] > steps)
+        live &= limits[sentences] > steps
+        for end_id in end_ids:
+            live &= chosen != end_id
         interrupted = yield chosen
         if interrupted or not live.any():
-            reasons = [_reason(t, end_id, limit, interrupted) for t, limit in zip(tokens, limits, strict=True)]
+            reasons = [_reason(t, end_ids, limit, interrupted) for t, limit in zip(tokens, limits, strict=True)]
             found = zip(tokens, log_probs, reasons, strict=True)
             return [[as_hypothesis(*sequence, length_penalty)] for sequence in found]
         if worth_leaving(live):
@@ -132,9 +136,11 @@ def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, length_pena
         best = run.step(chosen, np.arange(len(chosen)))
 
 
-def _reason(tokens: Sequence[int], end_id: int, limit: int, interrupted: FinishReason | None) -> FinishReason:
+def _reason(
+    tokens: Sequence[int], end_ids: Sequence[int], limit: int, interrupted: FinishReason | None
+) -> FinishReason:
     """Why a greedy search ended with ``tokens``."""
-    if tokens[-1] == end_id:
+    if tokens[-1] in end_ids:
         return "end"
     return "length" if len(tokens) == limit else interrupted or "length"
 

@@ -312,6 +312,7 @@ class Session(Reading):
             "beam_size": 1 if "sampling" in given or "alternatives" in given else own.beam_size,
             "length_penalty": own.length_penalty,
             "max_new_tokens": own.max_new_tokens,
+            "end_ids": own.end_ids,
             **given,
         }
         options = DecodingOptions(**chosen)  # type: ignore[arg-type]

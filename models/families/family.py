@@ -36,6 +36,8 @@ _HARMLESS = """
 HARMLESS = frozenset(_HARMLESS.split())
 """Fields of any ``config.json`` that change nothing of what a finished network computes, or that a family reads."""
 
+MAX_ENDS = 64
+"""Tokens that may end a text, as many as a bundle holds."""
 _ABSENT = object()
 _OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """How names ended in the first releases of BERT's weights."""
@@ -130,12 +132,14 @@ class Facts:
     suppressed: tuple[int, ...] = ()
     forced: int | None = None
 
-    def end_id(self, fields: Fields) -> int:
-        """The one token that ends a text; several are a fault."""
+    def end_id(self, fields: Fields, several: bool = False) -> int:
+        """The one token that ends a text; more are a fault, or with ``several`` the first of them."""
         given = fields.get("eos_token_id", (int, list), 2) if self.eos is None else self.eos
         ends = given if isinstance(given, list) else [given]
-        if len(ends) != 1 or not isinstance(ends[0], int) or isinstance(ends[0], bool):
-            fields.faults.append(f"eos_token_id is {given!r}, expected one token")
+        most = MAX_ENDS if several else 1
+        if not 1 <= len(ends) <= most or not all(type(end) is int and end >= 0 for end in ends):
+            wanted = f"1 to {most} tokens" if several else "one token"
+            fields.faults.append(f"eos_token_id is {given!r}, expected {wanted}")
             return 0
         return int(ends[0])
 

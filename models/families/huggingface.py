@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, plain_name, read_json, read_tensors
+from ..config import ModelConfig
 from . import family_of
 from .family import Facts, Family, build
 from .generation import check_generation
@@ -71,6 +72,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         weight_files=files,
         max_context=longest,
         beam_size=_beams(folder, config),
+        end_ids=_other_ends(folder, config, model.config),
         made_tokenizer=made or (None if (folder / TOKENIZER).is_file() else tokenizer.to_str()),
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
         notice=notice_of(folder),
@@ -209,6 +211,20 @@ def _forced(folder: Path, generation: dict[str, Any]) -> int | None:
     if token is not None and (type(token) is not int or token < 0):
         raise CheckpointError(f"{folder}: forced_bos_token_id is {token!r}, expected a token id")
     return token
+
+
+def _other_ends(folder: Path, config: dict[str, Any], model: ModelConfig) -> tuple[int, ...]:
+    """What ends a text beside the network's end token: the rest of a list that the family took the first of.
+
+    Raises:
+        CheckpointError: a token id beyond the vocabulary.
+    """
+    given = _optional(folder / GENERATION_CONFIG).get("eos_token_id", config.get("eos_token_id"))
+    ends = tuple(end for end in dict.fromkeys(given) if end != model.end_id) if isinstance(given, list) else ()
+    if wrong := [end for end in ends if end >= model.vocab_size]:
+        last = model.vocab_size - 1
+        raise CheckpointError(f"{folder}: eos_token_id has {wrong[0]}, and the vocabulary ends at {last}")
+    return ends
 
 
 def _beams(folder: Path, config: dict[str, Any]) -> int:

@@ -41,7 +41,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     vocabulary, positions = fields.get("vocab_size", int), fields.get("max_position_embeddings", int)
     tied = fields.get("tie_word_embeddings", bool, False)
     rope = rope_of(fields)
-    start, end = fields.get("bos_token_id", int, 1), facts.end_id(fields)
+    start, end = fields.get("bos_token_id", int, 1), facts.end_id(fields, several=True)
     fields.only(rope_interleaved=False, is_llama_config=True)  # SmolLM's own, of two values only these are Llama's
     if isinstance(width, int) and isinstance(heads, int) and heads > 0:
         fields.only(head_dim=width // heads)

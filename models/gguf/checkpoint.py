@@ -2,9 +2,9 @@
 
 What a file says and a bundle cannot hold as it stands:
 
-* A bundle ends a text at one token. The file's end of a turn (``tokenizer.ggml.eot_token_id``) is taken where it is
+* A network ends a text at one token. The file's end of a turn (``tokenizer.ggml.eot_token_id``) is taken where it is
   stated, else its end of a text (``eos_token_id``), which in files of chat models is mostly that of a turn, too. Other
-  end tokens that the vocabulary holds are named in the recipe, and end nothing.
+  end tokens that the vocabulary holds end a result as well, where the bundle decodes.
 * A context above ``MAX_CONTEXT`` is cut: tables of rotations, which every variant holds, grow with it.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 from ..checkpoint import Checkpoint, plain_name
 from ..families import family_of
-from ..families.family import Facts, build
+from ..families.family import MAX_ENDS, Facts, build
 from .hugging_face import config_json, tensors
 from .llama import llama_parameters
 from .metadata import lookup, refuse
@@ -55,6 +55,7 @@ def read_gguf(path: Path) -> Checkpoint:
         weight_files=(path,),
         max_context=longest,
         beam_size=1,  # as llama.cpp generates: it has no beams
+        end_ids=tuple(sorted(vocabulary.end_ids - {model.config.end_id}))[:MAX_ENDS],
         training={"recipe": _recipe(file, vocabulary, model.config.end_id)},
         notice=_notice(file),
         made_tokenizer=tokenizer,
@@ -79,8 +80,8 @@ def _recipe(file: GgufFile, vocabulary: Vocabulary, end: int) -> str:
     """For provenance: what was read, and where its texts end."""
     architecture = lookup(file, "general.architecture", str)
     taken, *others = (repr(vocabulary.tokens[index][:60]) for index in (end, *sorted(vocabulary.end_ids - {end})))
-    unused = f", not at {', '.join(others)}" if others else ""
-    return f"{architecture}, read from a GGUF file; a text ends at {taken}{unused}"
+    also = f", and at {', '.join(others)}" if others else ""
+    return f"{architecture}, read from a GGUF file; a text ends at {taken}{also}"
 
 
 def _notice(file: GgufFile) -> str:

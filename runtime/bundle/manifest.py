@@ -213,11 +213,15 @@ def _without(value: Any, names: frozenset[str]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """Decoding defaults. ``max_new_tokens`` of ``None``: source tokens + 50, within the context."""
+    """Decoding defaults. ``max_new_tokens`` of ``None``: source tokens + 50, within the context.
+
+    ``end_ids``: tokens after which a result ends, as it does after the ``end_id`` of the model.
+    """
 
     beam_size: Annotated[int, Between(1, 64)]
     length_penalty: Annotated[float, Between(0.0, 10.0)]
     max_new_tokens: Annotated[int, Between(1, 2**24)] | None
+    end_ids: Annotated[tuple[_Token, ...], Length(0, 64)] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +369,8 @@ class Manifest:
             yield f"beam_size ({self.generation.beam_size}) must be at most {most}, half of the vocabulary"
         if self.generation and (self.generation.max_new_tokens or 0) > self.max_context:
             yield f"max_new_tokens ({self.generation.max_new_tokens}) must be at most max_context ({self.max_context})"
+        if self.generation and (wrong := [i for i in self.generation.end_ids if i >= model.vocab_size]):
+            yield f"end_ids ({wrong[0]}) must be below vocab_size ({model.vocab_size})"
         if self.max_context > model.max_positions:
             yield f"max_context ({self.max_context}) must be at most max_positions ({model.max_positions})"
         layers = model.decoder.n_layers if model.encoder and model.decoder else 0

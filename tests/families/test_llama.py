@@ -321,14 +321,26 @@ def test_a_configuration_of_other_mathematics(
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("eos", [[0, 7], [], ["0"], True, False, [True]])
-def test_several_end_tokens(eos: Any, copy: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("eos", [[], ["0"], True, False, [True], [0, -1], [*range(65)]])
+def test_end_tokens_that_are_none(eos: Any, copy: Callable[[str], Path]) -> None:
     folder = copy("two heads a key")
     change_json(folder / "generation_config.json", eos_token_id=eos)
-    with pytest.raises(ConfigError, match=r"eos_token_id is .*, expected one token"):
+    with pytest.raises(ConfigError, match=r"eos_token_id is .*, expected 1 to 64 tokens"):
         open_checkpoint(folder)
-    change_json(folder / "generation_config.json", eos_token_id=[9])
-    assert open_checkpoint(folder).model.config.end_id == 9
+
+
+def test_several_end_tokens(copy: Callable[[str], Path]) -> None:
+    folder = copy("two heads a key")
+    change_json(folder / "config.json", eos_token_id=[5, 6])
+    change_json(folder / "generation_config.json", eos_token_id=[9, 7, 9, 8])
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.model.config.end_id, checkpoint.end_ids) == (9, (7, 8))
+    (folder / "generation_config.json").unlink()
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.model.config.end_id, checkpoint.end_ids) == (5, (6,))
+    change_json(folder / "config.json", eos_token_id=[5, 304])
+    with pytest.raises(CheckpointError, match=r"eos_token_id has 304, and the vocabulary ends at 303"):
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize(

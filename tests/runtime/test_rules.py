@@ -45,8 +45,9 @@ INFINITE = float("inf")
         (NoRepeatNgram(1), [0, 3], [], [-INFINITE, -1, 0, -INFINITE, -2]),
         (Suppress(((1,), (4, 0))), [4], [], [-INFINITE, -INFINITE, 0, 2, -2]),
         (Suppress(((4, 0), (1, 4, 3))), [1], [], [3, -1, 0, 2, -2]),
-        (MinNewTokens(2, END), [1, 1, 1], [1], [3, -1, -INFINITE, 2, -2]),
-        (MinNewTokens(2, END), [1, 1, 1], [1, 1], [3, -1, 0, 2, -2]),
+        (MinNewTokens(2, (END,)), [1, 1, 1], [1], [3, -1, -INFINITE, 2, -2]),
+        (MinNewTokens(2, (END, 4)), [1, 1, 1], [1], [3, -1, -INFINITE, 2, -INFINITE]),
+        (MinNewTokens(2, (END,)), [1, 1, 1], [1, 1], [3, -1, 0, 2, -2]),
     ],
     ids=str,
 )
@@ -63,6 +64,7 @@ def test_only_what_is_asked_for_applies_and_in_order() -> None:
         presence_penalty=0.5,
         repetition_penalty=2.0,
         logit_bias={1: 2.0},
+        end_ids=[4],
     )
     assert rules_for(options, END) == (
         LogitBias({1: 2.0}),
@@ -70,11 +72,11 @@ def test_only_what_is_asked_for_applies_and_in_order() -> None:
         CountPenalty(0.5, 0.0),
         NoRepeatNgram(2),
         Suppress(((3,),)),
-        MinNewTokens(1, END),
+        MinNewTokens(1, (END, 4)),
     )
     logits = np.array([3, -1, 0, 2, -2], np.float32)
     for rule in rules_for(options, END):
         rule.apply(logits, [1], [])
-    assert logits.tolist() == [3, 0.5, -INFINITE, -INFINITE, -2], (
+    assert logits.tolist() == [3, 0.5, -INFINITE, -INFINITE, -INFINITE], (
         "the bias makes 1 of -1, which the penalty then halves"
     )

@@ -133,7 +133,7 @@ def test_command_line(file: Callable[[str], Path], tmp_path: Path, capsys: pytes
     assert main(["inspect", out]) == 0
     said = capsys.readouterr().out
     assert "smollm: generate" in said
-    assert "recipe: llama, read from a GGUF file; a text ends at '<|im_end|>', not at '<|endoftext|>'" in said
+    assert "recipe: llama, read from a GGUF file; a text ends at '<|im_end|>', and at '<|endoftext|>'" in said
     assert "apache-2.0" in said
 
 

@@ -57,7 +57,7 @@ def bundle(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_the_file_says(checkpoint: Checkpoint) -> None:
     assert (checkpoint.name, checkpoint.max_context) == ("SmolLM2-135M-Instruct.Q4_1", 8192)
     assert checkpoint.notice.startswith("apache-2.0\n")
-    assert checkpoint.training["recipe"].endswith("a text ends at '<|im_end|>', not at '<|endoftext|>'")
+    assert checkpoint.training["recipe"].endswith("a text ends at '<|im_end|>', and at '<|endoftext|>'")
     config = checkpoint.model.config
     assert (config.start_id, config.end_id, config.starts_text) == (1, 2, False)
 

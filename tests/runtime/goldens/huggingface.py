@@ -55,6 +55,8 @@ BEAMS: list[dict[str, Any]] = [
     {"num_beams": 3, "early_stopping": False, "length_penalty": 0.0, "no_repeat_ngram_size": 2},
     {"num_beams": 3, "early_stopping": False, "length_penalty": 0.0, "min_new_tokens": 4},
     {"num_beams": 3, "early_stopping": True, "length_penalty": 0.0, "bad_words_ids": [[6], [4, 8]]},
+    *({"num_beams": beams, "length_penalty": 0.0, "eos_token_id": [END, 6, 9]} for beams in (1, 2, 3)),
+    {"num_beams": 3, "length_penalty": 0.0, "eos_token_id": [END, 6, 9], "min_new_tokens": 3},
     {"num_beams": 1, "repetition_penalty": 1.6},
     {"num_beams": 1, "repetition_penalty": 1.6, "no_repeat_ngram_size": 2, "min_new_tokens": 5},
 ]
@@ -81,21 +83,23 @@ class Markov(PreTrainedModel, GenerationMixin):
 
 
 def searched(table: torch.Tensor, places: torch.Tensor, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    beams = arguments["num_beams"]
+    beams, ends = arguments["num_beams"], arguments.get("eos_token_id", [END])
     config = GenerationConfig(
-        max_new_tokens=9,
-        eos_token_id=END,
-        pad_token_id=0,
-        num_return_sequences=beams,
-        renormalize_logits=True,
-        use_cache=False,
-        output_scores=True,
-        return_dict_in_generate=True,
-        **arguments,
+        **{
+            "max_new_tokens": 9,
+            "eos_token_id": END,
+            "pad_token_id": 0,
+            "num_return_sequences": beams,
+            "renormalize_logits": True,
+            "use_cache": False,
+            "output_scores": True,
+            "return_dict_in_generate": True,
+            **arguments,
+        }
     )
     found = Markov(table, places).eval().generate(torch.tensor([PROMPT]), generation_config=config)
     sequences = found.sequences[:, len(PROMPT) :].tolist()
-    cut = [s[: s.index(END) + 1] if END in s else s for s in sequences]
+    cut = [s[: next((i for i, token in enumerate(s, 1) if token in ends), len(s))] for s in sequences]
     scores = found.sequences_scores.tolist() if beams > 1 else [None]
     return [{"tokens": tokens, "score": score} for tokens, score in zip(cut, scores, strict=True)]
 
