@@ -18,13 +18,14 @@ import onnx_ir as ir
 import torch
 
 from . import __version__
-from .errors import ConfigError, ExportError, GateError
+from .errors import ConfigError, ExportError, GateError, TokenizerError
 from .export.activations import Inputs, record_inputs
 from .export.cases import record_cases
 from .export.portable import portable_graphs
 from .export.quantized_cases import record_quantized
 from .export.variants import LAYOUTS, alignment_layer, variant_graphs
 from .export.weights import write_graphs
+from .models.chat import ChatSource
 from .models.checkpoint import Checkpoint
 from .models.config import ModelConfig
 from .models.data import read_lines
@@ -34,6 +35,7 @@ from .quantize.choose import choose_kernels
 from .quantize.graph import matrices, quantize_graph
 from .quantize.schemes import Kernel, scheme_of
 from .runtime.bundle.cases import ReferenceCases, write_cases
+from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
 from .runtime.bundle.manifest import (
     CASES_FILE,
     LICENSE_FILE,
@@ -55,6 +57,7 @@ from .runtime.bundle.manifest import (
 )
 from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
+from .runtime.chat import ChatTemplate
 from .runtime.load import load
 from .runtime.tokenizer import Tokenizer
 
@@ -185,6 +188,7 @@ class _Builder:
         self.model = ModelSpec.from_json(checkpoint.model.config.to_json())
         checkpoint.write_tokenizer(folder / TOKENIZER_FILE)
         (folder / LICENSE_FILE).write_text(checkpoint.notice or f"{NO_LICENCE}\n", encoding="utf-8")
+        self.chat, self.no_chat = chat_spec(checkpoint.chat if task == "generate" else None, folder, self.model)
 
     def record(self) -> None:
         """The reference cases, while the reference is at hand."""
@@ -252,10 +256,12 @@ class _Builder:
                 "checkpoint_sha256": self.checkpoint.sha256,
                 "torch": torch.__version__,
                 "recipe": str(training.get("recipe", "unknown")),
+                **({"chat_template": self.no_chat} if self.no_chat else {}),
             },
             variants=tuple(variants),
             files=file_entries(self.folder),
             alignment_layer=alignment_layer(self.portable),
+            chat=self.chat,
         )
         write_manifest(self.folder, manifest)
 
@@ -280,6 +286,24 @@ class _Builder:
                 shutil.rmtree(self.folder / variant.folder)
         (self.folder / REPORT_FILE).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         self.finish([variant for variant in self.variants if variant.precision in precisions])
+
+
+def chat_spec(source: ChatSource | None, folder: Path, model: ModelSpec) -> tuple[ChatSpec | None, str]:
+    """Write a chat template into the bundle ``folder``, beside its tokenizer. Returns what the manifest says of it.
+
+    A template that does not run in the sandbox is left out, and the reason is returned instead: the model generates
+    without it.
+    """
+    if source is None:
+        return None, ""
+    codec = Tokenizer.open(folder / TOKENIZER_FILE)
+    try:
+        end = ChatTemplate(source.template, control_tokens=codec.special_tokens, variables=source.variables).turn_end()
+    except TokenizerError as error:
+        return None, f"left out: {error}"[:2000]
+    ids = codec.encode_control(end) if end else []
+    (folder / CHAT_TEMPLATE_FILE).write_text(source.template, encoding="utf-8", newline="")
+    return ChatSpec(variables=source.variables, end_ids=tuple(i for i in ids if i != model.end_id)), ""
 
 
 def _judge(

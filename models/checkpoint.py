@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .chat import ChatSource
 from .config import ModelConfig
 from .transformer import Transformer
 
@@ -47,7 +48,7 @@ class Checkpoint:
 
     ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``. ``beam_size``:
     with how many beams it is decoded where nobody says. ``end_ids``: tokens that end a text beside the network's
-    ``end_id``. ``made_tokenizer``: the contents of a ``tokenizer.json`` where
+    ``end_id``. ``chat``: its chat template. ``made_tokenizer``: the contents of a ``tokenizer.json`` where
     none lies in ``folder``.
     """
 
@@ -61,6 +62,7 @@ class Checkpoint:
     beam_size: int = 5
     end_ids: tuple[int, ...] = ()
     made_tokenizer: str | None = None
+    chat: ChatSource | None = None
 
     @property
     def tokenizer_file(self) -> Path:

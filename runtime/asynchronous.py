@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 from types import TracebackType
-from typing import TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from ..errors import EngineError, InputError
 from .arguments import Batching
+from .chat import Message
 from .continuous import Job
 from .cpu import available_cpus
 from .interrupt import Cancellation
@@ -23,6 +24,8 @@ from .speculation import refuse_company
 from .workers import CLOSED, NO_THREAD, BatchWorkers
 
 _R = TypeVar("_R")
+Asked = str | Sequence[Message]
+"""A text, or the messages of a chat."""
 
 
 class AsyncSession:
@@ -82,8 +85,23 @@ class AsyncSession:
             return await self._joined("generate", prompts, arguments)
         return await self._decoded(self.session.generate, prompts, arguments)
 
+    async def chat(self, messages: Sequence[Message], **arguments: Unpack[StreamArguments]) -> Generation:
+        """See :meth:`Session.chat <edgewise.runtime.chatting.Chatting.chat>`."""
+        return await self._joined("chat", messages, arguments)
+
+    async def chat_stream(
+        self, messages: Sequence[Message], **arguments: Unpack[StreamArguments]
+    ) -> AsyncGenerator[str]:
+        """See :meth:`Session.chat_stream <edgewise.runtime.chatting.Chatting.chat_stream>`; as :meth:`stream`."""
+        async for piece in self._streamed("chat_stream", messages, arguments):
+            yield piece
+
     async def stream(self, text: str, **arguments: Unpack[StreamArguments]) -> AsyncGenerator[str]:
         """See :meth:`Session.stream <edgewise.runtime.session.Session.stream>`; errors come with the first piece."""
+        async for piece in self._streamed("stream", text, arguments):
+            yield piece
+
+    async def _streamed(self, method: str, asked: Asked, arguments: StreamArguments) -> AsyncGenerator[str]:
         own = _own_cancellation(arguments)
         loop, came = asyncio.get_running_loop(), asyncio.Queue[str | Job]()
 
@@ -98,7 +116,7 @@ class AsyncSession:
             give(job)
 
         try:
-            job = await self._prepared("stream", text, arguments)
+            job = await self._prepared(method, asked, arguments)
             pieces = self.session._pieces_of(job)
             job.on_step = lambda search: give(pieces.push(search.agreed()))
             self._workers.submit(job, end)
@@ -109,11 +127,11 @@ class AsyncSession:
         finally:
             own.cancel()
 
-    async def _joined(self, method: str, text: str, arguments: DecodingArguments) -> Generation:
+    async def _joined(self, method: str, asked: Asked, arguments: StreamArguments) -> Generation:
         own, batching = _own_cancellation(arguments), Batching.of(arguments, BATCH_SIZE)
         answer = Future[Generation]()
         try:
-            job = await self._prepared(method, text, arguments)
+            job = await self._prepared(method, asked, arguments)
             self._workers.submit(job, lambda job: _settle(answer, self.session._generation_of, job))
             found = await asyncio.wrap_future(answer)
         except asyncio.CancelledError:
@@ -123,10 +141,10 @@ class AsyncSession:
             batching.progress(1, 1)
         return found
 
-    async def _prepared(self, method: str, text: str, arguments: StreamArguments) -> Job:
+    async def _prepared(self, method: str, asked: Asked, arguments: StreamArguments) -> Job:
         loop = asyncio.get_running_loop()
         try:
-            begun = loop.run_in_executor(None, _job, self.session, method, text, arguments, monotonic())
+            begun = loop.run_in_executor(None, _job, self.session, method, asked, arguments, monotonic())
         except RuntimeError as error:
             raise EngineError(NO_THREAD) from error
         return await begun
@@ -178,7 +196,7 @@ def _settle(answer: Future[Generation], make: Callable[[Job], Generation], job: 
         answer.set_exception(error)
 
 
-def _begin(method: Callable[..., _R], texts: str | Texts, arguments: StreamArguments, asked: float) -> _R:
+def _begin(method: Callable[..., _R], texts: Asked | Texts, arguments: StreamArguments, asked: float) -> _R:
     """Call a method of the session; what was waited for a thread counts towards the deadline.
 
     A deadline that is none stays as it is, and the session says what is wrong with it.
@@ -189,8 +207,13 @@ def _begin(method: Callable[..., _R], texts: str | Texts, arguments: StreamArgum
     return method(texts, **arguments)
 
 
-def _job(session: Session, method: str, text: str, arguments: StreamArguments, asked: float) -> Job:
+def _job(session: Session, method: str, what: Asked, arguments: StreamArguments, asked: float) -> Job:
     """A request that has its text split into tokens and its options checked."""
-    job = _begin(lambda text, **_: session._job(method, text, arguments), text, arguments, asked)
+
+    def made(what: Any, **_: Any) -> Job:
+        make = session._chat_job if method.startswith("chat") else session._job
+        return make(method, what, arguments)
+
+    job = _begin(made, what, arguments, asked)
     refuse_company(job.options)
     return job

@@ -3,9 +3,8 @@
 A template is a program (Jinja) that came with a checkpoint: untrusted input. It runs in a sandbox with a budget, see
 :mod:`.chat_sandbox`. Jinja is an extra: ``pip install 'edgewise[chat]'``.
 
-What is rendered is text. No session reads control tokens in a text yet: ``session.generate`` takes a rendered chat for
-plain text, in which ``<|im_start|>`` is some characters and no token. So its ids have to come from a tokenizer that
-reads control tokens, such as one of the ``tokenizers`` library with ``encode_special_tokens = False``.
+What is rendered is text, in which control tokens are spelled out; ``session.chat`` reads them as such, while
+``session.generate`` takes them for plain characters.
 """
 
 from __future__ import annotations
@@ -14,16 +13,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, MissingExtraError, TokenizerError
+from .bundle.chat import MAX_TEMPLATE_CHARACTERS
 
 if TYPE_CHECKING:
     from .chat_sandbox import Sandbox
 
-MAX_TEMPLATE_CHARACTERS = 65_536
 MAX_CHAT_CHARACTERS = 1_000_000
 MAX_MESSAGES = 10_000
 _BLANKS = range(0xE000, 0x110000)  # private use, characters that no template looks for, comes first
 
 Message = Mapping[str, str]
+_QUESTION = {"role": "user", "content": "What is the capital of France?"}
+_ANSWER = {"role": "assistant", "content": "Paris."}
 
 
 class ChatTemplate:
@@ -81,8 +82,29 @@ class ChatTemplate:
                     )
         return text
 
+    def turn_end(self) -> str | None:
+        """The control token that the template puts behind an answer, white space between left out; ``None`` for none.
+
+        Raises:
+            TokenizerError: the template fails.
+        """
+        try:
+            text = self.render([_QUESTION, _ANSWER], add_generation_prompt=False)
+        except InputError:  # it wants other messages: nothing is known
+            return None
+        _, answer, after = text.rpartition(_ANSWER["content"])
+        after = after.lstrip() if answer else ""
+        found = [token for token in self._control_tokens if after.startswith(token)]
+        return max(found, key=len, default=None)
+
     def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        variables = {**self._variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
+        variables = {
+            "tools": None,
+            "documents": None,
+            **self._variables,
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+        }
         return self._sandbox().render(variables, MAX_CHAT_CHARACTERS)
 
     def _blanked(self, message: dict[str, str]) -> dict[str, str]:

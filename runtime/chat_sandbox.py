@@ -5,22 +5,26 @@ attribute, filter, test and global is on a list, and one budget pays for all tha
 and a call cost the length of the template, a text costs its own length, a list 16 times that. What is made is paid for,
 slices too, and what is read: a comparison looks into lists, a search through a text lasts longer for a longer needle.
 Lists may not nest into more than ``MAX_NESTED`` values, as comparing two lists that hold the same list twice, again and
-again, takes forever. Only text and numbers can be written. A template may use less than Jinja has: no ``strftime_now``
-(a text that changes with the day cannot be tested), no ``generation`` blocks, no ``format``.
+again, takes forever. Only text and numbers can be written. A template may use less than Jinja has: no ``format``, and
+of ``strftime_now`` no formats with widths, which write without bound.
 """
 
 from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from datetime import datetime
 from functools import wraps
 from types import BuiltinMethodType, MethodType
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateAssertionError, TemplateError, Undefined, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
 from jinja2.filters import FILTERS
+from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
@@ -39,6 +43,7 @@ _SEEN = 2  # a value looked at
 _READ = 4  # characters read for the price of one made
 _NEEDLE = 64  # a needle of so many characters doubles the price of a search
 _MAX_INTEGER = 1 << 63
+_DATE = re.compile(r"(?:[^%]|%-?[aAbBdHIjmMpSUwWyY%]){0,100}")
 
 _FILTERS = (
     "count", "d", "default", "first", "float", "int", "items", "last", "length", "list", "map", "reject", "rejectattr",
@@ -144,12 +149,17 @@ class _Environment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             optimized=False,  # what can be computed beforehand would be computed outside the budget
-            extensions=["jinja2.ext.loopcontrols"],
+            extensions=["jinja2.ext.loopcontrols", _GenerationBlock],
             finalize=self.written,
         )
         self.left = BUDGET
         self.turn = max(len(source), _SMALLEST_TURN)
-        self.globals = {"namespace": Namespace, "raise_exception": self.refuse, "range": range}
+        self.globals = {
+            "namespace": Namespace,
+            "raise_exception": self.refuse,
+            "range": range,
+            "strftime_now": self.strftime_now,
+        }
         self.filters = {name: self.paid(FILTERS[name]) for name in _FILTERS}
         self.filters |= {name: self.paid(self.of_text(FILTERS[name])) for name in _TEXT_FILTERS}
         self.filters |= {"join": self.join, "replace": self.replace, "tojson": self.tojson}
@@ -345,8 +355,25 @@ class _Environment(ImmutableSandboxedEnvironment):
             pieces.append(piece)
         return "".join(pieces)
 
+    def strftime_now(self, form: Any) -> str:
+        """The date and the time here, as some templates write it."""
+        if not (isinstance(form, str) and _DATE.fullmatch(form)):
+            raise TypeError(f"strftime_now({str(self.written(form))[:60]!r}) is not allowed")
+        return datetime.now().strftime(form)
+
     def refuse(self, message: Any) -> NoReturn:
         raise _Refused(str(self.written(message))[:300])
+
+
+class _GenerationBlock(Extension):
+    """``{% generation %}``, around what a model writes itself, for training: here what is inside stands for itself."""
+
+    tags = {"generation"}  # noqa: RUF012 as Jinja declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The block, whose variables are its own."""
+        lineno = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=lineno)
 
 
 def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:

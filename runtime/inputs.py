@@ -108,17 +108,20 @@ def default_new_tokens(source_tokens: int, max_context: int) -> int:
     return min(source_tokens + EXTRA_TOKENS, max_context)
 
 
+def new_token_room(manifest: Manifest, source_tokens: int) -> int:
+    """New tokens that the context has room for: the decoder reads its prompt and every new token but the last."""
+    prompt = len(manifest.model.decoder_prompt) if manifest.model.encoder else source_tokens
+    return manifest.max_context + 1 - prompt
+
+
 def new_token_limit(manifest: Manifest, source_tokens: int, options: DecodingOptions, name: str) -> int:
     """Most new tokens for one text, by default no fewer than ``options.min_new_tokens``.
-
-    The decoder reads its prompt and every new token but the last.
 
     Raises:
         ContextLengthError: ``options.max_new_tokens``, or without it ``options.min_new_tokens``, is more than fits, and
             ``options.overflow`` is ``error``.
     """
-    prompt = len(manifest.model.decoder_prompt) if manifest.model.encoder else source_tokens
-    room = manifest.max_context + 1 - prompt
+    room = new_token_room(manifest, source_tokens)
     option = "min_new_tokens" if options.max_new_tokens is None else "max_new_tokens"
     asked: int = getattr(options, option)
     if asked > room and options.overflow == "error":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .bundle import Bundle
+from .bundle.chat import CHAT_TEMPLATE_FILE
 from .bundle.manifest import StackSpec, Variant
 
 
@@ -23,6 +24,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "max_context": manifest.max_context,
         "generation": dataclasses.asdict(manifest.generation) if manifest.generation else None,
         "alignment_layer": manifest.alignment_layer,
+        "chat": dataclasses.asdict(manifest.chat) if manifest.chat else None,
         "variants": [_variant(bundle, variant) for variant in manifest.variants],
         "bytes": sum(entry.bytes for entry in manifest.files),
         "files": [dataclasses.asdict(entry) for entry in manifest.files],
@@ -84,6 +86,9 @@ def _model(bundle: Bundle) -> Iterator[str]:
         yield f"  vectors of {model.encoder.d_model} numbers: {pooled}{', normalized' if model.normalize else ''}"
     if model.class_names:
         yield f"  classes: {', '.join(model.class_names)}"
+    if chat := bundle.manifest.chat:
+        ends = f", an answer ends at token {', '.join(map(str, chat.end_ids))} too" if chat.end_ids else ""
+        yield f"  chat template: {CHAT_TEMPLATE_FILE}{ends}"
     if bundle.manifest.alignment_layer is not None:
         yield f"  alignments: mean over the heads of decoder layer {bundle.manifest.alignment_layer}, counted from 0"
     if generation and generation.end_ids:

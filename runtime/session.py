@@ -16,6 +16,7 @@ from .arguments import Batching, check_names, check_prefix_bias, count, each, li
 from .bundle import Bundle
 from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
+from .chatting import Chatting
 from .continuous import ContinuousBatch, Job, fill
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
 from .deferred import in_lists
@@ -70,7 +71,7 @@ _FOR_TASK = {
 }
 
 
-class Session(Reading):
+class Session(Reading, Chatting):
     """An opened bundle. Cheap to share between threads: the state of a request lives in the request.
 
     A method that takes one text gives one result, and with a list of texts a list of results in the same order.
@@ -330,6 +331,10 @@ class Session(Reading):
             source = prepare_source(self.tokenizer, self.manifest, text, options.overflow, name)
         else:
             source = prepare_prompt(self.tokenizer, self.manifest, text, options, name)
+        return self._asked(source, options, name, prefix)
+
+    def _asked(self, source: Prepared, options: DecodingOptions, name: str, prefix: str = "") -> Request:
+        """What is asked for a text that has been read."""
         limit = new_token_limit(self.manifest, len(source.ids), options, name)
         request = Request(
             source=source,

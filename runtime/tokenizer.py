@@ -87,6 +87,8 @@ class Tokenizer:
         self._goes_on: str | None = getattr(self._library.model, "continuing_subword_prefix", None)
         self._strips = {i: (bool(token.lstrip), bool(token.rstrip)) for i, token in added.items()}
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_tokens = tuple(token.content for token in added.values() if token.special and token.content)
+        """How special tokens are spelled; in a text, only :meth:`encode_control` reads them."""
 
     @property
     def greatest_id(self) -> int:
@@ -123,6 +125,24 @@ class Tokenizer:
         check_text(text, name)
         ids: list[int] = self._guarded("apply", lambda: self._library.encode(text, add_special_tokens=False).ids)
         return ids
+
+    def encode_control(self, text: str, name: str = "text") -> list[int]:
+        """Token ids of ``text``, in which a special token that is spelled out is that token.
+
+        Raises:
+            InputError, TokenizerError: as :meth:`encode`.
+        """
+        check_text(text, name)
+        library = self._reading_control
+        ids: list[int] = self._guarded("apply", lambda: library.encode(text, add_special_tokens=False).ids)
+        return ids
+
+    @cached_property
+    def _reading_control(self) -> tokenizers.Tokenizer:
+        """A second one: what it does with special tokens is a setting that threads share."""
+        library = tokenizers.Tokenizer.from_str(self.to_json())
+        library.encode_special_tokens = False
+        return library
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where each token of ``text`` begins and ends in it, in characters; see :meth:`encode`."""

@@ -22,6 +22,7 @@ from ...errors import CheckpointError
 from ..checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, plain_name, read_json, read_tensors
 from ..config import ModelConfig
 from . import family_of
+from .chat import read_chat
 from .family import Facts, Family, build
 from .generation import check_generation
 from .pickled import PICKLED, PICKLED_INDEX, read_pickled
@@ -75,6 +76,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         end_ids=_other_ends(folder, config, model.config),
         made_tokenizer=made or (None if (folder / TOKENIZER).is_file() else tokenizer.to_str()),
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
+        chat=read_chat(folder, _optional(folder / TOKENIZER_CONFIG), _optional(folder / SPECIAL_TOKENS)),
         notice=notice_of(folder),
     )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..chat import ChatSource
 from ..checkpoint import Checkpoint, plain_name
 from ..families import family_of
 from ..families.family import MAX_ENDS, Facts, build
@@ -59,6 +60,7 @@ def read_gguf(path: Path) -> Checkpoint:
         training={"recipe": _recipe(file, vocabulary, model.config.end_id)},
         notice=_notice(file),
         made_tokenizer=tokenizer,
+        chat=_chat(vocabulary),
     )
 
 
@@ -82,6 +84,15 @@ def _recipe(file: GgufFile, vocabulary: Vocabulary, end: int) -> str:
     taken, *others = (repr(vocabulary.tokens[index][:60]) for index in (end, *sorted(vocabulary.end_ids - {end})))
     also = f", and at {', '.join(others)}" if others else ""
     return f"{architecture}, read from a GGUF file; a text ends at {taken}{also}"
+
+
+def _chat(vocabulary: Vocabulary) -> ChatSource | None:
+    if vocabulary.chat_template is None:
+        return None
+    ids = (vocabulary.start_id, vocabulary.end_id, vocabulary.unknown_id, vocabulary.pad_id)
+    named = zip(("bos_token", "eos_token", "unk_token", "pad_token"), ids, strict=True)
+    variables = {name: vocabulary.tokens[index] for name, index in named if index is not None}
+    return ChatSource(template=vocabulary.chat_template, variables=variables)
 
 
 def _notice(file: GgufFile) -> str:

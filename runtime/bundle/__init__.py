@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import BundleFormatError, TargetError
 from .cases import ReferenceCases, read_cases
+from .chat import CHAT_TEMPLATE_FILE, read_template
 from .integrity import check_containment, check_files, check_folder
 from .manifest import (
     CASES_FILE,
@@ -118,6 +119,14 @@ class Bundle:
     def size(self, variant: Variant) -> int:
         """Bytes of the graphs and weights of ``variant``."""
         return sum(f.bytes for f in self.manifest.files if f.path.startswith(f"{variant.folder}/"))
+
+    def chat_template(self) -> str:
+        """The chat template, which was not run yet.
+
+        Raises:
+            BundleFormatError: it cannot be read, is too long, or no UTF-8.
+        """
+        return read_template(self.path / CHAT_TEMPLATE_FILE)
 
     @property
     def tokenizer_path(self) -> Path:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from ...errors import BundleFormatError
 from . import signature
+from .chat import CHAT_TEMPLATE_FILE, ChatSpec
 from .schema import (
     LATER,
     Between,
@@ -345,6 +346,7 @@ class Manifest:
     files: Annotated[tuple[FileEntry, ...], Length(1, 1000)]
     format: Annotated[int, Between(1, FORMAT_VERSION)] = field(default=FORMAT_VERSION)
     alignment_layer: Annotated[int, Between(0, 255)] | None = field(default=None, metadata=LATER)
+    chat: ChatSpec | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse([*self._model_contradictions(), *self._variant_contradictions(), *self._file_contradictions()])
@@ -371,6 +373,8 @@ class Manifest:
             yield f"max_new_tokens ({self.generation.max_new_tokens}) must be at most max_context ({self.max_context})"
         if self.generation and (wrong := [i for i in self.generation.end_ids if i >= model.vocab_size]):
             yield f"end_ids ({wrong[0]}) must be below vocab_size ({model.vocab_size})"
+        if self.chat and (self.task != "generate" or max(self.chat.end_ids, default=0) >= model.vocab_size):
+            yield f"chat belongs to the task 'generate', and its end_ids ({self.chat.end_ids}) below {model.vocab_size}"
         if self.max_context > model.max_positions:
             yield f"max_context ({self.max_context}) must be at most max_positions ({model.max_positions})"
         layers = model.decoder.n_layers if model.encoder and model.decoder else 0
@@ -402,7 +406,8 @@ class Manifest:
         listed = {f.path for f in self.files}
         graphs = {v.graph_path(graph) for v in self.variants for graph in v.graphs}
         quantized = {quantized_file(v.name) for v in self.variants if v.precision in RECORDED}
-        if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs | quantized) - listed:
+        chat = {CHAT_TEMPLATE_FILE} if self.chat else set()
+        if absent := ({TOKENIZER_FILE, CASES_FILE} | graphs | quantized | chat) - listed:
             yield f"files lacks {', '.join(sorted(absent))}"
         if MANIFEST_FILE in listed:
             yield f"files lists {MANIFEST_FILE}, which cannot hold its own hash"

@@ -258,7 +258,11 @@ MANY = "{% set l = range(90000) | list %}"
 FAILING: dict[str, tuple[str, str]] = {
     # No template, or none that is allowed
     "syntax": ("{% for x in %}", "TemplateSyntaxError"),
-    "unknown tag": ("{% generation %}x{% endgeneration %}", "TemplateSyntaxError"),
+    "unknown tag": ("{% trans %}x{% endtrans %}", "TemplateSyntaxError"),
+    "unended block": ("{% generation %}x", "TemplateSyntaxError"),
+    "dates without bound": ("{{ strftime_now('%1000000000Y') }}", "strftime_now\\('%1000000000Y'\\) is not allowed"),
+    "long dates": ("{{ strftime_now('" + "x" * 101 + "') }}", "is not allowed"),
+    "a date of a list": ("{{ strftime_now([1]) }}", "writes a list, expected text or a number"),
     "unknown filter": ("{{ messages | pprint }}", "No filter named 'pprint'"),
     "recursive loop": (
         "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
