@@ -1,4 +1,4 @@
-"""The command line: ``edgewise export | verify | run | inspect | bench``.
+"""The command line: ``edgewise export | verify | run | chat | inspect | bench``.
 
 Data goes to standard output, everything else to standard error. Exit status: 0 done, 1 failed (a message, no
 traceback), 2 used wrongly, 130 interrupted.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cli_chat import add_chat_options, chat, check_chat_options
 from .cli_decoding import DECODING, SAMPLING, add_decoding_options, count, decoding_arguments, flag
 from .cli_input import chunks, standard_input
 from .errors import EdgewiseError, InputError, MissingExtraError
@@ -70,7 +71,7 @@ def _parser() -> _Parser:
     parser = _Parser(prog="edgewise", description="Transformers as small verified INT8 graphs, run without torch.")
     parser.add_argument("--version", action="version", version=f"edgewise {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_run, _add_verify, _add_inspect, _add_bench, _add_export):
+    for add in (_add_run, _add_chat, _add_verify, _add_inspect, _add_bench, _add_export):
         add(commands)
     return parser
 
@@ -146,7 +147,7 @@ def _run(arguments: argparse.Namespace) -> int:
         kind = "line" if from_stdin else "text"
         for chunk in chunks(lines, size):
             for result in _answered(chunk, answer, kind):
-                print(json.dumps(result, ensure_ascii=False) if arguments.json else _one_line(result["output"]))
+                print(json.dumps(result, ensure_ascii=False) if arguments.json else one_line(result["output"]))
             sys.stdout.flush()
     return 0
 
@@ -185,10 +186,11 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
     shared = {"overflow": arguments.overflow, "batch_size": arguments.batch_size}
     decoding: Any = decoding_arguments(arguments)
     if session.manifest.task == "translate":
-        return lambda texts: [_generation("", g) for g in session.translate(texts, **decoding, **shared)]
+        return lambda texts: [generation_answer("", g) for g in session.translate(texts, **decoding, **shared)]
     if session.manifest.task == "generate":
         return lambda texts: [
-            _generation(text, g) for text, g in zip(texts, session.generate(texts, **decoding, **shared), strict=True)
+            generation_answer(text, g)
+            for text, g in zip(texts, session.generate(texts, **decoding, **shared), strict=True)
         ]
     if session.manifest.task in ("classify", "regress", "tag", "answer"):
         from .cli_reading import reader
@@ -203,7 +205,8 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
     return lambda texts: [_fills(session.fill_mask(text)) for text in texts]
 
 
-def _generation(prompt: str, generation: Any) -> Answer:
+def generation_answer(prompt: str, generation: Any) -> Answer:
+    """A result with all that belongs to it; ``prompt`` stands before its texts."""
     hypotheses = [{**vars(h), "text": prompt + h.text, **_alignment(h)} for h in generation.hypotheses]
     best = hypotheses[0]
     return {
@@ -251,8 +254,34 @@ def _answered(chunk: list[tuple[int, str]], answer: Answerer, kind: str) -> Iter
         yield {"input": text, **result}
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """``text`` with spaces for its line breaks."""
     return " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
+
+
+# chat
+
+
+def _add_chat(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "chat",
+        _chat,
+        "Chat with a decoder-only bundle: a line of standard input is a message, and all lines are one chat. On a "
+        "terminal an answer comes word by word, else in one line. Needs the 'chat' extra.",
+    )
+    _add_bundle(parser)
+    _add_engine_options(parser)
+    add_chat_options(parser)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from .runtime.load import load
+
+    check_chat_options(arguments)
+    verified = not arguments.skip_hashes
+    with load(arguments.bundle, arguments.target, arguments.precision, arguments.threads, verify=verified) as session:
+        return chat(session, arguments)
 
 
 # verify

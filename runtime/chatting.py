@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Unpack
@@ -72,7 +72,9 @@ class Chatting:
             MissingExtraError: Jinja is not installed.
             TokenizerError: the template fails, takes too long or writes too much.
         """
-        job = self._chat_job("chat", messages, arguments)
+        return self._chat_answer(self._chat_job("chat", messages, arguments))
+
+    def _chat_answer(self, job: Job) -> Generation:
         (found,) = decode_all(
             self.engine, self.manifest.model, [job.request], job.options, 1, self._check, watch=job.watch
         )
@@ -81,7 +83,9 @@ class Chatting:
 
     def chat_stream(self, messages: Sequence[Message], **arguments: Unpack[StreamArguments]) -> Iterator[str]:
         """As :meth:`chat`, giving out the text of the answer as it comes; see :meth:`Session.stream`."""
-        job = self._chat_job("chat_stream", messages, arguments)
+        return self._chat_pieces(self._chat_job("chat_stream", messages, arguments))
+
+    def _chat_pieces(self, job: Job) -> Generator[str]:
         return stream_pieces(
             self.engine,
             self.manifest.model,
@@ -92,6 +96,17 @@ class Chatting:
             self._check,
             job.watch,
         )
+
+    def check_chat(self) -> None:
+        """Whether there can be chats at all.
+
+        Raises:
+            InputError: the bundle is made for another task, or holds no template.
+            MissingExtraError: Jinja is not installed.
+            TokenizerError: the template is none.
+        """
+        self._require("chat", "generate")
+        _ = self._chat_template
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:

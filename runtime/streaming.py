@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 from .bundle.manifest import ModelSpec
@@ -25,7 +25,7 @@ def stream_pieces(
     prompt: Sequence[int],
     check: Check,
     watch: Watch,
-) -> Iterator[str]:
+) -> Generator[str]:
     """Text of the best result, in pieces; ``prompt``: tokens whose text it continues."""
     pieces = Pieces(tokenizer, prompt, options.stop)
     for tokens in _agreed(engine, model, request, options, check, watch):

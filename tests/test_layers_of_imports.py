@@ -48,9 +48,9 @@ LIBRARIES = {
 ADAPTERS = "benchmarks.peers.adapters"
 OTHER_ENVIRONMENTS = (ADAPTERS, "benchmarks.peers.convert_nncf")
 # The files at the root join the stages and may import all of them.
-ROOT_FILES = {"__init__", "__main__", "cli", "cli_decoding", "cli_input", "cli_reading", "pipeline"}
+ROOT_FILES = {"__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_reading", "pipeline"}
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
-LAZY = {"__init__", "__main__", "cli", "cli_decoding", "cli_input", "cli_reading"}
+LAZY = {"__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_reading"}
 # These are extras: only one module each imports them, when asked for.
 EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar"}
 # jinja2 is an extra: only this module imports it, and is itself imported inside a function.

@@ -12,21 +12,15 @@ import pytest
 
 from edgewise.errors import BundleFormatError, ContextLengthError, InputError
 from edgewise.runtime.asynchronous import AsyncSession
-from edgewise.runtime.bundle import Bundle
-from edgewise.runtime.bundle.chat import CHAT_TEMPLATE_FILE, MAX_TEMPLATE_CHARACTERS, ChatSpec
-from edgewise.runtime.bundle.manifest import FileEntry, Generation, manifest_from_json
+from edgewise.runtime.bundle.chat import CHAT_TEMPLATE_FILE, MAX_TEMPLATE_CHARACTERS
+from edgewise.runtime.bundle.manifest import manifest_from_json
 from edgewise.runtime.bundle.schema import to_json
 from edgewise.runtime.chatting import ANSWER_TOKENS
 from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
 
-from .tiny_session import manifest, model_for, tokenizer
-from .torch_engine import TorchEngine
+from .tiny_session import chat_session, manifest, model_for, tokenizer
 
-TEMPLATE = (
-    "{% for m in messages %}{{ bos_token + m.role + ': ' + m.content + '</s>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ bos_token + 'assistant: ' }}{% endif %}"
-)
 SYSTEM = {"role": "system", "content": "A man."}
 QUESTION, ANSWER = {"role": "user", "content": "Two dogs run?"}, {"role": "assistant", "content": "A hat."}
 CONTEXT = 200
@@ -35,23 +29,10 @@ Opened = Callable[..., Session]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Opened:
-    """``opened(template, end_ids, own, context)``: ``own`` are the end tokens of every text."""
+    """``opened(end_ids, own, context)``: see :func:`chat_session`."""
 
-    def make(
-        template: str = TEMPLATE, end_ids: tuple[int, ...] = (), own: tuple[int, ...] = (), context: int = CONTEXT
-    ) -> Session:
-        model = model_for("generate", end_bias=-4.0, max_positions=context)
-        (tmp_path / CHAT_TEMPLATE_FILE).write_text(template)
-        made = manifest("generate", model)
-        entry = FileEntry(path=CHAT_TEMPLATE_FILE, bytes=1, sha256="0" * 64)
-        made = dataclasses.replace(
-            made,
-            files=(*made.files, entry),
-            chat=ChatSpec(variables={"bos_token": "<s>"}, end_ids=end_ids),
-            generation=Generation(beam_size=1, length_penalty=0.6, max_new_tokens=64, end_ids=own),
-        )
-        bundle = Bundle(path=tmp_path, manifest=made, graphs={}, verified=True)
-        return Session(bundle, made.variants[0], TorchEngine(model), tokenizer())
+    def make(end_ids: tuple[int, ...] = (), own: tuple[int, ...] = (), context: int = CONTEXT) -> Session:
+        return chat_session(tmp_path, context, end_ids, own)
 
     return make
 

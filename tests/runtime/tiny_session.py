@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from edgewise.models.tokenizer import train_bpe
 from edgewise.models.transformer import Transformer
 from edgewise.runtime.bundle import Bundle
+from edgewise.runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
 from edgewise.runtime.bundle.manifest import (
     RECORDED,
     CacheSpec,
@@ -84,6 +86,27 @@ def model_for(task: Task, seed: int = 0, **arguments: Any) -> Transformer:
     if model.vocabulary_bias is not None:
         model.vocabulary_bias.data[FIRST_WORD - 256 : FIRST_WORD] = -20.0  # bytes show no text until they are complete
     return model
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ bos_token + m.role + ': ' + m.content + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token + 'assistant: ' }}{% endif %}"
+)
+
+
+def chat_session(folder: Path, context: int, end_ids: tuple[int, ...] = (), own: tuple[int, ...] = ()) -> Session:
+    """A session that chats, its template in ``folder``; ``own``: end tokens of every text, ``end_ids`` of an answer."""
+    (folder / CHAT_TEMPLATE_FILE).write_text(CHAT_TEMPLATE)
+    model = model_for("generate", end_bias=-4.0, max_positions=context)
+    made = manifest("generate", model)
+    made = replace(
+        made,
+        files=(*made.files, FileEntry(path=CHAT_TEMPLATE_FILE, bytes=1, sha256="0" * 64)),
+        chat=ChatSpec(variables={"bos_token": "<s>"}, end_ids=end_ids),
+        generation=Generation(beam_size=1, length_penalty=0.6, max_new_tokens=64, end_ids=own),
+    )
+    bundle = Bundle(path=folder, manifest=made, graphs={}, verified=True)
+    return Session(bundle, made.variants[0], TorchEngine(model), tokenizer())
 
 
 def session_for(task: Task, seed: int = 0, *, changes: dict[str, Any] | None = None, **arguments: Any) -> Session:

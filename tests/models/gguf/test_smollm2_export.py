@@ -82,6 +82,22 @@ def test_paris(precision: str, bundle: Path) -> None:
         assert "Paris" in session.generate(PROMPTS[0], max_new_tokens=STEPS).text
 
 
+@torch.no_grad()
+def test_a_chat(bundle: Path, file: Path) -> None:
+    """The answer is that of the library to the model card's prompt, and what was said before is known."""
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    with edgewise.load(bundle, "cpu", "fp32", 1) as session:
+        assert session.manifest.chat is not None
+        assert session.manifest.chat.variables["eos_token"] == "<|im_end|>"
+        found = session.chat(messages)
+        assert (found.text, found.hypotheses[0].finish_reason) == ("The capital of France is Paris.", "end")
+        ids = torch.tensor([found.source_tokens])
+        told = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 32, "do_sample": False}
+        assert list(found.tokens) == library_llama(file).generate(ids, **told)[0, ids.shape[1] :].tolist()
+        messages += [{"role": "assistant", "content": found.text}, {"role": "user", "content": "And of Italy?"}]
+        assert "Rome" in "".join(session.chat_stream(messages))
+
+
 def test_float32_replays_the_reference(bundle: Path) -> None:
     with edgewise.load(bundle, "cpu", "fp32", 1) as session:
         report = session.verify()
