@@ -109,7 +109,7 @@ class Group:
             return True
         # Of a negative sum over a norm that grows with the length, the longest sequence can make the most.
         length = self.search.task.limit if options.early_stopping == "never" else len(self.live[0].tokens)
-        best = max(live.total for live in self.live) / length_norm(length, options.length_penalty)
+        best = max(live.total for live in self.live) / length_norm(length, options.length_penalty, options.length_norm)
         return self.finished[-1].normalized_score >= best
 
 

@@ -67,6 +67,7 @@ def start_search(
         length_penalty=options.length_penalty,
         n_best=options.n_best,
         end_ids=tuple(options.end_ids),
+        norm=options.length_norm,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from .decoding import Progress as Done
 from .interrupt import Cancellation
-from .options import EarlyStopping, Grammar, Overflow, Phrase, Sampling
+from .options import EarlyStopping, Grammar, LengthNorm, Overflow, Phrase, Sampling
 
 
 class StreamArguments(TypedDict, total=False):
@@ -21,6 +21,7 @@ class StreamArguments(TypedDict, total=False):
 
     beam_size: int | None
     length_penalty: float | None
+    length_norm: LengthNorm
     coverage_penalty: float
     early_stopping: EarlyStopping
     patience: float

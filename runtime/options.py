@@ -13,6 +13,7 @@ from ..errors import InputError
 
 Overflow = Literal["error", "truncate"]
 EarlyStopping = bool | Literal["never"]
+LengthNorm = Literal["wu", "power"]
 Phrase = str | Sequence[int]
 """A text, which the bundle's tokenizer splits as it would split it alone, or token ids."""
 
@@ -102,7 +103,8 @@ class DecodingOptions:
     Of the search:
 
     * ``length_penalty``: hypotheses are ranked by ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016,
-      equation 14); 0 ranks by the plain sum of log-probabilities.
+      equation 14), or with a ``length_norm`` of ``"power"`` by ``score / length ** length_penalty`` (Hugging Face's
+      ``generate``); 0 ranks by the plain sum of log-probabilities.
     * ``coverage_penalty``: the ``beta`` of the same equation; a finished hypothesis ranks ``beta * sum_i log(min(sum_j
       p_ij, 1))`` lower, where ``p_ij`` is how much target token ``j`` looked at source token ``i``
       (:mod:`edgewise.runtime.coverage`). What is still live is ranked without it; since it adds at most 0, the bounds
@@ -144,6 +146,7 @@ class DecodingOptions:
 
     beam_size: int = 1
     length_penalty: float = 0.6
+    length_norm: LengthNorm = "wu"
     coverage_penalty: float = 0.0
     early_stopping: EarlyStopping = False
     patience: float = 1.0
@@ -184,6 +187,7 @@ class DecodingOptions:
         return self == DecodingOptions(
             beam_size=self.beam_size,
             length_penalty=self.length_penalty,
+            length_norm=self.length_norm,
             n_best=self.n_best,
             max_new_tokens=self.max_new_tokens,
             end_ids=self.end_ids if self.beam_size == 1 else (),  # of several the engine's candidates may be too few
@@ -219,6 +223,9 @@ class DecodingOptions:
         _require(
             isinstance(self.early_stopping, bool) or self.early_stopping == "never",
             f"early_stopping ({self.early_stopping!r}) must be False, True or 'never'",
+        )
+        _require(
+            self.length_norm in ("wu", "power"), f"length_norm ({shown(self.length_norm)}) must be 'wu' or 'power'"
         )
         _require(
             is_number(self.patience) and 0 < self.patience <= MAX_PATIENCE,

@@ -169,7 +169,7 @@ class RequestSearch(ABC):
     def hypothesis(self, live: Live, reason: FinishReason) -> TokenHypothesis:
         """``live`` as a result, ranked by length and coverage."""
         options = self.task.options
-        found = as_hypothesis(live.tokens, live.log_probs, reason, options.length_penalty)
+        found = as_hypothesis(live.tokens, live.log_probs, reason, options.length_penalty, options.length_norm)
         if not options.coverage_penalty:
             return found
         assert self.task.attention is not None

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError
 from .engine import Candidates, DecoderRun, Ids, Mask, places_kept
+from .options import LengthNorm
 from .results import FinishReason, TokenHypothesis
 
 Found: TypeAlias = list[list[TokenHypothesis]]
@@ -42,8 +43,13 @@ _WORTH_LEAVING = 8
 """Sentences leave a run when at least this share of them, one in so many, are done."""
 
 
-def length_norm(length: int, length_penalty: float) -> float:
-    """What a score is divided by: ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, equation 14)."""
+def length_norm(length: int, length_penalty: float, kind: LengthNorm = "wu") -> float:
+    """What a score is divided by: ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, equation 14).
+
+    ``kind`` ``"power"``: ``length ** length_penalty``.
+    """
+    if kind == "power":
+        return float(max(1, length) ** length_penalty)  # of no tokens the score is 0, whatever it is divided by
     return float(((5 + length) / 6) ** length_penalty)
 
 
@@ -71,23 +77,26 @@ def search(
     length_penalty: float = 0.6,
     n_best: int = 1,
     end_ids: Sequence[int] = (),
+    norm: LengthNorm = "wu",
 ) -> Search:
     """Decode ``prompts (B, T)`` with a run of ``beam_size`` beams; ``limits``: most new tokens of every sentence.
 
     The run must have been started with :func:`candidates_needed` candidates. ``end_ids``: tokens that end a greedy
-    search as ``end_id`` does.
+    search as ``end_id`` does. ``norm``: the formula of ``length_penalty``.
 
     Raises:
         EngineError: the engine gave NaN.
     """
     if beam_size == 1 and len(prompts) == 1:
-        return _greedy_one(run, prompts, int(limits[0]), (end_id, *end_ids), length_penalty)
+        return _greedy_one(run, prompts, int(limits[0]), (end_id, *end_ids), length_penalty, norm)
     if beam_size == 1:
-        return _greedy(run, prompts, np.asarray(limits), (end_id, *end_ids), length_penalty)
-    return _beam(run, prompts, np.asarray(limits), end_id, beam_size, length_penalty, n_best)
+        return _greedy(run, prompts, np.asarray(limits), (end_id, *end_ids), length_penalty, norm)
+    return _beam(run, prompts, np.asarray(limits), end_id, beam_size, length_penalty, n_best, norm)
 
 
-def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_ids: tuple[int, ...], length_penalty: float) -> Search:
+def _greedy_one(
+    run: DecoderRun, prompts: Ids, limit: int, end_ids: tuple[int, ...], length_penalty: float, norm: LengthNorm
+) -> Search:
     """Greedy search of one sentence: plain numbers, since arrays of one element cost as much as a small layer."""
     row = np.zeros(1, dtype=np.int64)
     tokens: list[int] = []
@@ -102,11 +111,13 @@ def _greedy_one(run: DecoderRun, prompts: Ids, limit: int, end_ids: tuple[int, .
         interrupted = yield chosen
         if interrupted or tokens[-1] in end_ids or len(tokens) == limit:
             reason = _reason(tokens, end_ids, limit, interrupted)
-            return [[as_hypothesis(tokens, log_probs, reason, length_penalty)]]
+            return [[as_hypothesis(tokens, log_probs, reason, length_penalty, norm)]]
         best = run.step(chosen, row)
 
 
-def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_ids: tuple[int, ...], length_penalty: float) -> Search:
+def _greedy(
+    run: DecoderRun, prompts: Ids, limits: Ids, end_ids: tuple[int, ...], length_penalty: float, norm: LengthNorm
+) -> Search:
     """Beam search with one beam, without its bookkeeping."""
     sentences = np.arange(len(prompts))  # of the rows in the run
     live = np.ones(len(prompts), dtype=np.bool_)
@@ -128,7 +139,7 @@ def _greedy(run: DecoderRun, prompts: Ids, limits: Ids, end_ids: tuple[int, ...]
         if interrupted or not live.any():
             reasons = [_reason(t, end_ids, limit, interrupted) for t, limit in zip(tokens, limits, strict=True)]
             found = zip(tokens, log_probs, reasons, strict=True)
-            return [[as_hypothesis(*sequence, length_penalty)] for sequence in found]
+            return [[as_hypothesis(*sequence, length_penalty, norm)] for sequence in found]
         if worth_leaving(live):
             places = places_kept(live)
             run.keep(places)
@@ -180,6 +191,7 @@ class _Beams:
     """Most new tokens of every sentence of the request."""
     end_id: int
     length_penalty: float
+    norm: LengthNorm
     totals: NDArray[np.float64]
     """Cumulative log-probability of the live beams, ``(B, K)``, best first."""
     live: NDArray[np.bool_]
@@ -220,7 +232,7 @@ class _Beams:
         """Finish what ``ended (B, K)`` marks among the first ``K`` ranks."""
         steps, width = len(self.history), best.ids.shape[1]
         values = best.log_probs.reshape(sums.shape)
-        norm = length_norm(steps + 1, self.length_penalty)
+        norm = length_norm(steps + 1, self.length_penalty, self.norm)
         for b, rank in np.argwhere(ended).tolist():
             place = int(order[b, rank])
             found = _Finished(float(sums[b, place]) / norm, steps, place // width, float(values[b, place]), "end")
@@ -235,7 +247,7 @@ class _Beams:
     def _close_sentences(self) -> None:
         """Mark the sentences that are done, and those that reach their limit."""
         steps, k = len(self.history), self.totals.shape[1]
-        norm = length_norm(steps, self.length_penalty)
+        norm = length_norm(steps, self.length_penalty, self.norm)
         for b in np.flatnonzero(self.live).tolist():
             sentence = self.sentences[b]
             finished = self.finished[sentence]
@@ -250,7 +262,7 @@ class _Beams:
             self._finish_live(b, reason)
 
     def _finish_live(self, place: int, reason: FinishReason) -> None:
-        norm = length_norm(len(self.history), self.length_penalty)
+        norm = length_norm(len(self.history), self.length_penalty, self.norm)
         for beam, total in enumerate(self.totals[place].tolist()):
             self._add(self.sentences[place], _Finished(total / norm, len(self.history), beam, None, reason))
         self.live[place] = False
@@ -271,17 +283,26 @@ class _Beams:
             tokens.append(int(choice.ids[place]))
             log_probs.append(float(choice.log_probs[place]))
             beam = int(choice.parents[place])
-        return as_hypothesis(tokens[::-1], log_probs[::-1], hypothesis.reason, self.length_penalty)
+        return as_hypothesis(tokens[::-1], log_probs[::-1], hypothesis.reason, self.length_penalty, self.norm)
 
 
 def _beam(
-    run: DecoderRun, prompts: Ids, limits: Ids, end_id: int, beam_size: int, length_penalty: float, n_best: int
+    run: DecoderRun,
+    prompts: Ids,
+    limits: Ids,
+    end_id: int,
+    beam_size: int,
+    length_penalty: float,
+    n_best: int,
+    norm: LengthNorm,
 ) -> Search:
     batch = len(prompts)
     totals = np.full((batch, beam_size), -np.inf)
     totals[:, 0] = 0.0  # the rows of a sentence agree at first: only one of them may be continued
     everyone = np.arange(batch)
-    beams = _Beams(limits, end_id, length_penalty, totals, np.ones(batch, np.bool_), everyone, [[] for _ in everyone])
+    beams = _Beams(
+        limits, end_id, length_penalty, norm, totals, np.ones(batch, np.bool_), everyone, [[] for _ in everyone]
+    )
     best = run.prefill(prompts)
     while True:
         refuse_nan(best.log_probs, len(beams.history))
@@ -301,7 +322,11 @@ def _beam(
 
 
 def as_hypothesis(
-    tokens: Sequence[int], log_probs: Sequence[float], reason: FinishReason, length_penalty: float
+    tokens: Sequence[int],
+    log_probs: Sequence[float],
+    reason: FinishReason,
+    length_penalty: float,
+    norm: LengthNorm = "wu",
 ) -> TokenHypothesis:
     """A decoded sequence with its score."""
     score = sum(log_probs, 0.0)
@@ -309,7 +334,7 @@ def as_hypothesis(
         tokens=tuple(tokens),
         token_log_probs=tuple(log_probs),
         score=score,
-        normalized_score=score / length_norm(len(tokens), length_penalty),
+        normalized_score=score / length_norm(len(tokens), length_penalty, norm),
         finish_reason=reason,
     )
 

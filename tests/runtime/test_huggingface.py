@@ -85,10 +85,9 @@ class MarkovRun:
 
 @pytest.mark.parametrize("case", GOLDEN["beams"], ids=lambda case: str(case["arguments"]))
 def test_searches_find_what_generate_finds(case: dict[str, Any]) -> None:
-    """Without a length penalty, whose formula is another one there."""
     given = {NAMES.get(k, k): v for k, v in case["arguments"].items()}
     given["end_ids"] = given.pop("eos_token_id", [END])[1:]
-    options = DecodingOptions(**{"n_best": given["beam_size"], "length_penalty": 0.0, **given})
+    options = DecodingOptions(**{"n_best": given["beam_size"], "length_penalty": 0.0, "length_norm": "power", **given})
     for table, expected in zip(GOLDEN["tables"], case["found"], strict=True):
         task = Task(prompt=tuple(PROMPT), limit=9, end_id=END, options=options)
         run = MarkovRun(np.array(table, np.float32), options.rows, task.width)
@@ -96,4 +95,5 @@ def test_searches_find_what_generate_finds(case: dict[str, Any]) -> None:
         assert [list(h.tokens) for h in found] == [one["tokens"] for one in expected]
         for hypothesis, one in zip(found, expected, strict=True):
             if one["score"] is not None:
-                assert hypothesis.score == pytest.approx(one["score"], abs=1e-4)
+                assert hypothesis.normalized_score == pytest.approx(one["score"], abs=1e-4)
+                assert options.length_penalty or hypothesis.score == hypothesis.normalized_score

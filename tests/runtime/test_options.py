@@ -24,6 +24,7 @@ from edgewise.runtime.options import DecodingOptions, Sampling
         ({"length_penalty": float("nan")}, r"length_penalty \(nan\) must be a number"),
         ({"length_penalty": float("inf")}, r"length_penalty \(inf\) must be a number"),
         ({"length_penalty": "0.6"}, r"length_penalty \('0.6'\) must be a number"),
+        ({"length_norm": "sum"}, r"length_norm \('sum'\) must be 'wu' or 'power'"),
         ({"max_new_tokens": 0}, r"max_new_tokens \(0\) must be an integer of at least 1, or None"),
         ({"max_new_tokens": "9"}, r"max_new_tokens \('9'\) must be an integer"),
         ({"max_new_tokens": 3, "min_new_tokens": 4}, r"min_new_tokens \(4\) cannot exceed max_new_tokens \(3\)"),

@@ -190,3 +190,5 @@ def test_the_length_norm_by_hand() -> None:
     assert length_norm(7, 1.0) == 2.0
     assert length_norm(7, 0.5) == pytest.approx(2**0.5)
     assert length_norm(100, 0.0) == 1.0
+    assert length_norm(7, 2.0, "power") == 49.0
+    assert length_norm(0, 1.0, "power") == 1.0

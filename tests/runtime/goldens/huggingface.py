@@ -57,6 +57,11 @@ BEAMS: list[dict[str, Any]] = [
     {"num_beams": 3, "early_stopping": True, "length_penalty": 0.0, "bad_words_ids": [[6], [4, 8]]},
     *({"num_beams": beams, "length_penalty": 0.0, "eos_token_id": [END, 6, 9]} for beams in (1, 2, 3)),
     {"num_beams": 3, "length_penalty": 0.0, "eos_token_id": [END, 6, 9], "min_new_tokens": 3},
+    *(
+        {"num_beams": beams, "length_penalty": penalty, "early_stopping": stop}
+        for beams, penalty in ((2, 1.0), (3, 2.0), (4, 0.6))
+        for stop in (False, True, "never")
+    ),
     {"num_beams": 1, "repetition_penalty": 1.6},
     {"num_beams": 1, "repetition_penalty": 1.6, "no_repeat_ngram_size": 2, "min_new_tokens": 5},
 ]
