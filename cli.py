@@ -168,7 +168,7 @@ def _is_bundle(word: str) -> bool:
 
 def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
     if task not in ("translate", "generate"):
-        named = (*DECODING, *SAMPLING, "regex", "json_schema")
+        named = (*DECODING, *SAMPLING, "recommended_sampling", "regex", "json_schema")
         given = [flag(name) for name in named if getattr(arguments, name) is not None]
         if given:
             arguments.parser.error(f"{', '.join(given)}: a bundle made for {task} does not decode")

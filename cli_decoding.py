@@ -72,6 +72,9 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--typical-p", type=float, help="draw from the fewest typical tokens so probable together")
     draw.add_argument("--seed", type=int, help="the same draw every time")
     draw.add_argument("--samples", type=count, help="draws for every text, with --json")
+    draw.add_argument(
+        "--recommended-sampling", action="store_const", const=True, help="draw as the bundle recommends, see inspect"
+    )
     rules = parser.add_argument_group("rules")
     rules.add_argument("--max-new-tokens", type=count, help="most tokens of an output (default: the input's + 50)")
     rules.add_argument("--min-new-tokens", type=count, help="fewest tokens of an output, the end token left out")
@@ -111,8 +114,10 @@ def decoding_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     if "early_stopping" in given:
         given["early_stopping"] = {"true": True, "false": False, "never": "never"}[given["early_stopping"]]
     draw = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
-    if draw:
-        given["sampling"] = Sampling(**draw)
+    if draw and arguments.recommended_sampling:
+        raise InputError(f"--recommended-sampling says all of it: leave out {flag(next(iter(draw)))}")
+    if draw or arguments.recommended_sampling:
+        given["sampling"] = Sampling(**draw) if draw else "recommended"
     if arguments.regex is not None:
         given["grammar"] = Grammar(regex=arguments.regex)
     if arguments.json_schema is not None:

@@ -36,6 +36,7 @@ from .quantize.graph import matrices, quantize_graph
 from .quantize.schemes import Kernel, scheme_of
 from .runtime.bundle.cases import ReferenceCases, write_cases
 from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
+from .runtime.bundle.decoding import Generation
 from .runtime.bundle.manifest import (
     CASES_FILE,
     LICENSE_FILE,
@@ -44,7 +45,6 @@ from .runtime.bundle.manifest import (
     REPORT_FILE,
     TOKENIZER_FILE,
     CacheSpec,
-    Generation,
     KernelChoice,
     Languages,
     Licence,
@@ -57,6 +57,7 @@ from .runtime.bundle.manifest import (
 )
 from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
+from .runtime.bundle.schema import from_json
 from .runtime.chat import ChatTemplate
 from .runtime.load import load
 from .runtime.tokenizer import Tokenizer
@@ -236,19 +237,21 @@ class _Builder:
     def finish(self, variants: list[Variant]) -> None:
         """Write the manifest over everything that is in the folder now."""
         training = self.checkpoint.training
-        generation = Generation(
-            beam_size=self.checkpoint.beam_size,
-            length_penalty=training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
-            max_new_tokens=None if self.model.encoder else min(64, self.max_context),
-            end_ids=self.checkpoint.end_ids,
-        )
+        recommended = {
+            "beam_size": self.checkpoint.beam_size,
+            "length_penalty": training.get("scores", {}).get("length_penalty", LENGTH_PENALTY),
+            "max_new_tokens": None if self.model.encoder else min(64, self.max_context),
+            "end_ids": list(self.checkpoint.end_ids),
+            **self.checkpoint.decoding,
+        }
+        generation = from_json(Generation, recommended, "the recommended decoding") if self.model.decoder else None
         languages = training.get("languages")
         manifest = Manifest(
             name=self.checkpoint.name,
             task=self.task,
             model=self.model,
             max_context=self.max_context,
-            generation=generation if self.model.decoder else None,
+            generation=generation,
             languages=Languages(source=languages[0], target=languages[1]) if languages else None,
             licence=self._licence(),
             provenance={

@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Checkpoint:
 
     ``max_context``: most tokens of a text, specials included; at most the network's ``max_positions``. ``beam_size``:
     with how many beams it is decoded where nobody says. ``end_ids``: tokens that end a text beside the network's
-    ``end_id``. ``chat``: its chat template. ``made_tokenizer``: the contents of a ``tokenizer.json`` where
+    ``end_id``. ``decoding``: what else it recommends, as a bundle's ``Generation`` has it. ``chat``: its chat template.
+    ``made_tokenizer``: the contents of a ``tokenizer.json`` where
     none lies in ``folder``.
     """
 
@@ -61,6 +62,7 @@ class Checkpoint:
     notice: str
     beam_size: int = 5
     end_ids: tuple[int, ...] = ()
+    decoding: Mapping[str, Any] = field(default_factory=dict)
     made_tokenizer: str | None = None
     chat: ChatSource | None = None
 

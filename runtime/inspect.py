@@ -8,7 +8,9 @@ from typing import Any
 
 from .bundle import Bundle
 from .bundle.chat import CHAT_TEMPLATE_FILE
+from .bundle.decoding import Generation
 from .bundle.manifest import StackSpec, Variant
+from .bundle.schema import LATER
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -99,6 +101,26 @@ def _model(bundle: Bundle) -> Iterator[str]:
             f"  decoding by default: beam {generation.beam_size}, length penalty {generation.length_penalty:g}, "
             f"at most {most} tokens"
         )
+        yield from _recommended(generation)
+
+
+def _recommended(generation: Generation) -> Iterator[str]:
+    """What a checkpoint recommends beyond what every bundle says, where it is not the default."""
+    said = {
+        field.name: getattr(generation, field.name)
+        for field in dataclasses.fields(generation)
+        if field.metadata == LATER
+        and field.name not in ("end_ids", "suppress", "sampling")
+        and getattr(generation, field.name) != field.default
+    }
+    if said:
+        yield f"  and {', '.join(f'{name} {value}' for name, value in said.items())}"
+    if generation.suppress:
+        yield f"  and never {len(generation.suppress)} sequences of tokens"
+    if generation.sampling:
+        values = dataclasses.asdict(generation.sampling)
+        drawn = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
+        yield f"  recommended sampling: {drawn}"
 
 
 def _stack(stack: StackSpec) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from .decoding import Progress as Done
 from .interrupt import Cancellation
@@ -13,8 +13,8 @@ from .options import EarlyStopping, Grammar, LengthNorm, Overflow, Phrase, Sampl
 class StreamArguments(TypedDict, total=False):
     """Keyword arguments of decoding: those of :class:`~edgewise.runtime.options.DecodingOptions`, and two more.
 
-    ``beam_size``, ``length_penalty`` and ``max_new_tokens`` of ``None`` are the bundle's own defaults; with sampling or
-    alternatives, ``beam_size`` is 1. ``end_ids`` are the bundle's own where they are left out. ``prefix``: what a
+    What is left out or ``None`` is as the bundle recommends (:mod:`edgewise.runtime.defaults`); with sampling or
+    alternatives, ``beam_size`` is 1. ``sampling="recommended"`` draws as the bundle recommends. ``prefix``: what a
     result has to begin with, for all texts or one for each; with a ``prefix_bias``, what it is likelier to begin with.
     ``cancellation``: ends the decoding from another thread.
     """
@@ -29,7 +29,7 @@ class StreamArguments(TypedDict, total=False):
     diversity_penalty: float
     n_best: int
     alternatives: int | None
-    sampling: Sampling | None
+    sampling: Sampling | Literal["recommended"] | None
     max_new_tokens: int | None
     min_new_tokens: int
     end_ids: Sequence[int]

@@ -14,11 +14,11 @@ from ..errors import EngineError, InputError, TokenizerError
 from .alignments import check_attention
 from .arguments import Batching, check_names, check_prefix_bias, count, each, listed, one_by_one
 from .bundle import Bundle
-from .bundle.manifest import Generation as Defaults
 from .bundle.manifest import Variant
 from .chatting import Chatting
 from .continuous import ContinuousBatch, Job, fill
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
+from .defaults import with_defaults
 from .deferred import in_lists
 from .encoders import classification, cosines, fills, masked_tokens
 from .engine import Engine, Floats
@@ -58,7 +58,6 @@ READ_AHEAD = 16
 """Batches of texts that are read before the first of them goes through, where they come one by one."""
 
 _NO_OPTIONS = ("prefix", "cancellation", "batch_size", "max_batch_tokens", "progress", "continuous")
-_PLAIN = Defaults(beam_size=1, length_penalty=0.6, max_new_tokens=None)
 _FOR_TASK = {
     "translate": "translate, stream or score",
     "generate": "generate, stream or score",
@@ -307,16 +306,8 @@ class Session(Reading, Chatting):
 
     def _options(self, arguments: StreamArguments) -> DecodingOptions:
         """The arguments over the bundle's defaults."""
-        own = self.manifest.generation or _PLAIN
-        given = {k: v for k, v in arguments.items() if v is not None and k not in _NO_OPTIONS}
-        chosen = {
-            "beam_size": 1 if "sampling" in given or "alternatives" in given else own.beam_size,
-            "length_penalty": own.length_penalty,
-            "max_new_tokens": own.max_new_tokens,
-            "end_ids": own.end_ids,
-            **given,
-        }
-        options = DecodingOptions(**chosen)  # type: ignore[arg-type]
+        given = {name: value for name, value in arguments.items() if name not in _NO_OPTIONS}
+        options = DecodingOptions(**with_defaults(given, self.manifest.generation))
         check_attention(options, self.manifest, self.variant)
         check_prefix_bias(options.prefix_bias, arguments.get("prefix", ""))
         most = self.manifest.model.vocab_size // 2

@@ -362,3 +362,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert b"Traceback" not in done.stderr
+
+
+def test_recommended_sampling(run: Run, opened: Any) -> None:
+    opened("generate")
+    status, _, err = run("run", "--recommended-sampling", "A man")
+    assert (status, err) == (
+        1,
+        "edgewise: error: text 1: this bundle recommends no sampling: pass edgewise.Sampling(...)\n",
+    )
+    status, _, err = run("run", "--recommended-sampling", "--seed", "1", "A man")
+    assert (status, err) == (1, "edgewise: error: --recommended-sampling says all of it: leave out --seed\n")
+    opened("classify")
+    assert run("run", "--recommended-sampling", "A man")[0] == 2

@@ -30,8 +30,8 @@ _HARMLESS = """
     early_stopping encoder_layerdrop extra_pos_embeddings force_bos_token_to_be_generated forced_eos_token_id init_std
     length_penalty max_length min_length no_repeat_ngram_size num_beams num_hidden_layers prefix
 """
-# How to decode is said at every call; forced_eos_token_id speaks of the last token before a limit, where this decoder
-# ends without one.
+# How to decode is read elsewhere (.generation); forced_eos_token_id speaks of the last token before a limit, where this
+# decoder ends without one.
 
 
 def _config(fields: Fields, facts: Facts) -> ModelConfig:

@@ -24,7 +24,7 @@ from ..config import ModelConfig
 from . import family_of
 from .chat import read_chat
 from .family import Facts, Family, build
-from .generation import check_generation
+from .generation import check_generation, recommended
 from .pickled import PICKLED, PICKLED_INDEX, read_pickled
 from .sentence import read_sentences
 from .wordpiece import VOCABULARY, wordpiece_of
@@ -74,6 +74,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         max_context=longest,
         beam_size=_beams(folder, config),
         end_ids=_other_ends(folder, config, model.config),
+        decoding=recommended(_optional(folder / GENERATION_CONFIG), config, model.config, longest, str(folder)),
         made_tokenizer=made or (None if (folder / TOKENIZER).is_file() else tokenizer.to_str()),
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
         chat=read_chat(folder, _optional(folder / TOKENIZER_CONFIG), _optional(folder / SPECIAL_TOKENS)),
@@ -190,17 +191,17 @@ def _mask(folder: Path, tokenizer: Any) -> int | None:
 
 
 def _suppressed(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> tuple[int, ...]:
-    """Tokens that ``bad_words_ids`` forbid.
+    """Tokens that ``bad_words_ids`` forbid; longer words are a bundle's business.
 
     Raises:
-        CheckpointError: no list of lists of token ids, or a word of several.
+        CheckpointError: no list of lists of token ids.
     """
     words = generation.get("bad_words_ids", config.get("bad_words_ids"))
     if words is None:
         return ()
-    if not isinstance(words, list) or not all(isinstance(w, list) and len(w) == 1 and type(w[0]) is int for w in words):
-        raise CheckpointError(f"{folder}: bad_words_ids are {words!r}, expected lists of one token id each")
-    return tuple(word[0] for word in words)
+    if not isinstance(words, list) or not all(isinstance(w, list) and w and {*map(type, w)} == {int} for w in words):
+        raise CheckpointError(f"{folder}: bad_words_ids are {words!r}, expected lists of token ids")
+    return tuple(word[0] for word in words if len(word) == 1)
 
 
 def _forced(folder: Path, generation: dict[str, Any]) -> int | None:

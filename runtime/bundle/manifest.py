@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from ...errors import BundleFormatError
 from . import signature
 from .chat import CHAT_TEMPLATE_FILE, ChatSpec
+from .decoding import Generation
 from .schema import (
     LATER,
     Between,
@@ -213,19 +214,6 @@ def _without(value: Any, names: frozenset[str]) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
-    """Decoding defaults. ``max_new_tokens`` of ``None``: source tokens + 50, within the context.
-
-    ``end_ids``: tokens after which a result ends, as it does after the ``end_id`` of the model.
-    """
-
-    beam_size: Annotated[int, Between(1, 64)]
-    length_penalty: Annotated[float, Between(0.0, 10.0)]
-    max_new_tokens: Annotated[int, Between(1, 2**24)] | None
-    end_ids: Annotated[tuple[_Token, ...], Length(0, 64)] = field(default=(), metadata=LATER)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Languages:
     """What a translator reads and writes, as BCP 47 tags."""
 
@@ -367,12 +355,8 @@ class Manifest:
             yield f"task {self.task!r} does not fit the stacks and head of the model"
         if (self.generation is None) != (model.decoder is None):
             yield "generation defaults belong to a model with a decoder, and to no other"
-        if self.generation and self.generation.beam_size > (most := model.vocab_size // 2):
-            yield f"beam_size ({self.generation.beam_size}) must be at most {most}, half of the vocabulary"
-        if self.generation and (self.generation.max_new_tokens or 0) > self.max_context:
-            yield f"max_new_tokens ({self.generation.max_new_tokens}) must be at most max_context ({self.max_context})"
-        if self.generation and (wrong := [i for i in self.generation.end_ids if i >= model.vocab_size]):
-            yield f"end_ids ({wrong[0]}) must be below vocab_size ({model.vocab_size})"
+        if self.generation:
+            yield from self.generation.contradictions(model.vocab_size, self.max_context)
         if self.chat and (self.task != "generate" or max(self.chat.end_ids, default=0) >= model.vocab_size):
             yield f"chat belongs to the task 'generate', and its end_ids ({self.chat.end_ids}) below {model.vocab_size}"
         if self.max_context > model.max_positions:
