@@ -16,7 +16,7 @@ from .errors import exact_enough
 from .graph import VOCABULARY, matrices
 from .products import open_products
 from .schemes import Kernel, Scheme
-from .tensors import BLOCK
+from .tensors import BLOCK, kept_by_blocks
 
 DECODER_ROWS = (1, 5, 32)  # greedy, the beams of a sentence, and a batch
 ENCODER_ROWS = (16, 64)  # the tokens of a sentence, and of a few
@@ -67,7 +67,8 @@ def choose_kernels(
 
     Where a target has one kernel there is nothing to measure. On ``inputs``, where they are given, a kernel must be
     exact enough (:func:`.errors.exact_enough`). A large network goes without ``int8-weights`` where blocks fit: a step
-    that waits for memory would read the float32 they become, four times as many bytes.
+    that waits for memory would read the float32 they become, four times as many bytes. A matrix that came out of
+    blocks, and that they keep to the bit, is carried by them.
 
     A network whose states are pooled to a vector goes without ``int8-rows``: a scale for a whole row follows its few
     large features (Bondarenko et al. 2021, section 3), and no later choice among tokens hides the rounding. On
@@ -96,6 +97,8 @@ def _candidates(
     kernels: Sequence[Kernel], weight: NDArray[np.float32], x: NDArray[np.float32] | None, large: bool
 ) -> tuple[Kernel, ...]:
     """Those that may carry ``weight (N, K)``, of which ``x (rows, K)`` was recorded."""
+    if len(kernels) > 1 and "int8-blocks" in kernels and kept_by_blocks(weight):
+        return ("int8-blocks",)
     if len(kernels) > 1 and x is not None:
         kernels = exact_enough(kernels, weight, x)
     if large and "int8-blocks" in kernels and _divides(weight.shape[1], "int8-blocks"):

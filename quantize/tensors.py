@@ -51,5 +51,13 @@ def blocked(weight: NDArray[np.float32]) -> Blocked:
     return Blocked((np.rint(blocks / scale) + 128).astype(np.uint8), scale[:, :, 0])
 
 
+def kept_by_blocks(weight: NDArray[np.float32]) -> bool:
+    """Whether :func:`blocked` gives ``weight (N, K)`` back to the bit, as it does the weights of a Q8_0 file."""
+    if weight.shape[1] % BLOCK:
+        return False
+    values, scale = blocked(weight)
+    return bool(((values - np.float32(128)) * scale[:, :, None] == weight.reshape(values.shape)).all())
+
+
 def _scale(largest: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(largest / 127, SMALLEST_SCALE).astype(np.float32)

@@ -5,7 +5,6 @@
 ``reader.py``       :func:`open_gguf`: header, metadata and tensor table of a mapped file
 ``metadata.py``     typed look-ups in the metadata
 ``dequantize.py``   blocks of 32 to float32; ``k_quants.py`` the super-blocks of 256
-``repack.py``       the same integers in the block layout of ONNX Runtime's ``MatMulNBits``
 ``llama.py``        a Llama's hyper-parameters and weights; ``hugging_face.py`` names them as there
 ``vocabulary.py``   the tokens of a file; ``tokenizer.py`` makes a ``tokenizer.json`` of them
 ``checkpoint.py``   :func:`read_gguf`: all of it as a checkpoint to export

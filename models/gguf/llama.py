@@ -118,15 +118,6 @@ def llama_tensor(file: GgufFile, parameters: LlamaParameters, name: str) -> NDAr
     return file.tensor(name)[_row_order(parameters, name)]
 
 
-def llama_rows(file: GgufFile, parameters: LlamaParameters, name: str) -> NDArray[np.uint8]:
-    """The stored bytes of a matrix, ``(rows, bytes a row)``, in the same order of rows: for :func:`.repack.repack`.
-
-    Raises:
-        CheckpointError: there is no such tensor.
-    """
-    return file.raw(name)[_row_order(parameters, name)]
-
-
 def halves(n_heads: int, head_dim: int) -> NDArray[np.intp]:
     """Where each row of a query or key matrix lies in a GGUF file: row ``j`` of a head at ``2j``, ``j + head_dim / 2``
     at ``2j + 1``."""

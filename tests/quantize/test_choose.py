@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import gguf
 import numpy as np
 import onnx_ir as ir
 import pytest
+from numpy.typing import NDArray
 
 from edgewise.quantize.choose import DECODER_ROWS, ENCODER_ROWS, choose_kernels, fastest, measure
 from edgewise.quantize.schemes import SCHEMES, Kernel
 
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
 ALL: tuple[Kernel, ...] = ("int8-weights", "int8-rows", "int8-blocks")
+
+
+def random(n: int, k: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((n, k)).astype(np.float32)
 
 
 class Clock:
@@ -96,13 +103,24 @@ def test_what_blocks_do_not_divide_keeps_eight_bits(monkeypatch: pytest.MonkeyPa
 def test_a_large_network_does_not_unpack_its_weights(
     limit: int, expected: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [(None, name, np.zeros((8, k), np.float32)) for name, k in (("vocabulary", 64), ("narrow", 48))]
+    found = [(None, name, random(8, k)) for name, k in (("vocabulary", 64), ("narrow", 48))]
     clock = Clock(int8_weights=1, int8_rows=5, int8_blocks=4)
     monkeypatch.setattr("edgewise.quantize.choose.matrices", lambda model: found)
     monkeypatch.setattr("edgewise.quantize.choose.LARGE", limit)
     model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
     chosen = choose_kernels({"decoder": model}, SCHEMES["int8"], "cpu", clock)
     assert chosen == {"vocabulary": expected, "narrow": "int8-weights"}
+
+
+def test_what_came_out_of_blocks_stays_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another kernel is faster, which would round it again."""
+    kept = gguf.quants.dequantize(gguf.quants.quantize(random(8, 64), Q8_0), Q8_0)
+    found = [(None, "vocabulary", kept), (None, "other", random(8, 64))]
+    monkeypatch.setattr("edgewise.quantize.choose.matrices", lambda model: found)
+    model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
+    clock = Clock(int8_weights=9, int8_rows=1, int8_blocks=4)
+    chosen = choose_kernels({"decoder": model}, SCHEMES["int8"], "cpu", clock)
+    assert chosen == {"vocabulary": "int8-blocks", "other": "int8-rows"}
 
 
 def test_the_real_clock_ticks() -> None:

@@ -60,6 +60,16 @@ def test_what_16_levels_can_hold_is_kept(levels: NDArray[np.int_]) -> None:
     assert packed.offset is None
 
 
+@pytest.mark.parametrize("scale", [1e-5, 1e-3, 0.02, 1.0, 300.0])
+def test_the_weights_of_a_q4_0_file_are_kept_to_the_bit(scale: float) -> None:
+    """Most of its blocks do not use all levels."""
+    raw = gguf.quants.quantize(normal(16, 96) * np.float32(scale), gguf.GGMLQuantizationType.Q4_0)
+    weight = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q4_0)
+    packed = four_bits(weight)
+    assert packed.offset is None
+    np.testing.assert_array_equal(restored(packed), weight)
+
+
 def test_the_weights_of_a_q4_1_file_are_kept() -> None:
     raw = gguf.quants.quantize(normal(8, 96), gguf.GGMLQuantizationType.Q4_1)
     weight = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q4_1)

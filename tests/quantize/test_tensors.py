@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 
 from edgewise.errors import ExportError
-from edgewise.quantize.tensors import BLOCK, SMALLEST_SCALE, blocked, per_channel
+from edgewise.quantize.tensors import BLOCK, SMALLEST_SCALE, blocked, kept_by_blocks, per_channel
 
 
 def test_a_scale_for_every_row() -> None:
@@ -35,6 +36,23 @@ def test_a_row_of_zeros_stays_zeros(tiny: float) -> None:
     values, scale = per_channel(weight)
     assert values.tolist() == [[0, 0, 0], [127, 0, 0]]
     np.testing.assert_allclose(scale, [[SMALLEST_SCALE], [1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.02, 1.0, 300.0])
+def test_blocks_of_a_q8_0_file_are_its_own(size: float) -> None:
+    """Integers and scales, byte for byte."""
+    weight = np.random.default_rng(0).standard_normal((16, 96)).astype(np.float32) * np.float32(size)
+    weight[2, 32:64] = 0
+    raw = gguf.quants.quantize(weight, gguf.GGMLQuantizationType.Q8_0)
+    kept = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q8_0)
+    stored = raw.reshape(16, 3, 34)
+    values, scale = blocked(kept)
+    np.testing.assert_array_equal(values, stored[:, :, 2:].view(np.int8).astype(np.int16) + 128)
+    file_scale = stored[:, :, :2].copy().view(np.float16)[:, :, 0].astype(np.float32)
+    np.testing.assert_array_equal(scale, np.maximum(file_scale, np.float32(SMALLEST_SCALE)))
+    assert kept_by_blocks(kept)
+    assert not kept_by_blocks(weight)
+    assert not kept_by_blocks(kept[:, :48])
 
 
 def test_a_scale_for_every_block() -> None:

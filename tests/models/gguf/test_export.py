@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import edgewise
 from edgewise.cli import main
 from edgewise.models import decode
+from edgewise.models.gguf.llama import halves
 from edgewise.models.open import open_checkpoint
 from edgewise.pipeline import export_bundle
 
 from ...bundles import Damaged, export_few, record_few_cases
-from .written import library_llama, write_llama
+from .written import HEADS, KEY_HEADS, WIDTH, library_llama, write_llama
 
 pytestmark = pytest.mark.slow
 KINDS = ["smollm", "llama"]
@@ -94,6 +99,35 @@ def test_the_reference_is_replayed(tokenizer: str, variant: str, bundle: Bundle)
     with edgewise.load(bundle(tokenizer, precision), target, precision, 1) as session:
         report = session.verify()
     assert report.ok, report.table()
+
+
+def test_integers_are_those_of_the_file(bundle: Bundle, calm: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of a Q8_0 file, byte for byte, with their scales; queries and keys by rows in another order.
+
+    Matrices of one input lie one under the other in the bundle.
+    """
+    parts = Damaged(bundle("smollm", "int8"), tmp_path / "copy")
+    stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(calm("smollm")).tensors}
+    matrices = {
+        "blk.0.attn_q": ("attention.key.blocks.joined0", halves(HEADS, WIDTH // HEADS)),
+        "blk.0.attn_k": ("attention.key.blocks.joined0", halves(KEY_HEADS, WIDTH // HEADS)),
+        "blk.0.attn_output": ("attention.output.blocks", np.arange(WIDTH)),
+        "blk.0.ffn_down": ("feed_forward.outer.blocks", np.arange(WIDTH)),
+    }
+    for theirs, (ours, order) in matrices.items():
+        blocks = stored[f"{theirs}.weight"].reshape(len(order), -1, 34)[order]
+        integers = blocks[:, :, 2:].view(np.int8).astype(np.int16) + 128
+        scales = blocks[:, :, :2].copy().view(np.float16).astype(np.float32)
+        name = f"decoder.layers.0.{ours}"
+        scale_name = name.replace(".joined0", ".joined1") if "joined" in name else name.replace("blocks", "block_scale")
+        assert _holds(parts.tensor("cpu-int8", name), integers.astype(np.uint8))
+        assert _holds(parts.tensor("cpu-int8", scale_name), scales)
+
+
+def _holds(flat: NDArray[Any], rows: NDArray[Any]) -> bool:
+    """Whether the ``rows`` of a matrix lie together in ``flat``, from some row on."""
+    width = rows[0].size
+    return any(np.array_equal(flat[i : i + rows.size], rows.reshape(-1)) for i in range(0, flat.size, width))
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewise.errors import CheckpointError
-from edgewise.models.gguf.dequantize import dequantize
-from edgewise.models.gguf.layout import TENSOR_TYPES
 from edgewise.models.gguf.llama import (
     LlamaParameters,
     halves,
     llama_parameters,
-    llama_rows,
     llama_tensor,
     tensor_shapes,
 )
@@ -90,14 +87,6 @@ def test_every_tensor_comes_back() -> None:
     assert not np.array_equal(file.tensor("blk.0.attn_q.weight"), weights["blk.0.attn_q.weight"])
     for name, weight in weights.items():
         np.testing.assert_array_equal(llama_tensor(file, parameters, name), weight)
-
-
-def test_stored_rows_are_in_the_same_order() -> None:
-    file = file_of(tiny.llama_weights())
-    parameters = llama_parameters(file)
-    for name in ("blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.1.attn_v.weight"):
-        rows = dequantize(llama_rows(file, parameters, name), TENSOR_TYPES[0])
-        np.testing.assert_array_equal(rows, llama_tensor(file, parameters, name))
 
 
 def test_halves() -> None:

@@ -12,9 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edgewise.models.gguf.llama import LlamaParameters, llama_parameters, llama_rows, llama_tensor, tensor_shapes
+from edgewise.models.gguf.llama import LlamaParameters, llama_parameters, llama_tensor, tensor_shapes
 from edgewise.models.gguf.reader import GgufFile, open_gguf
-from edgewise.models.gguf.repack import repack
 from edgewise.models.gguf.tokenizer import tokenizer_json
 from edgewise.models.gguf.vocabulary import read_vocabulary
 from edgewise.runtime.chat import ChatTemplate
@@ -22,7 +21,6 @@ from edgewise.runtime.chat import ChatTemplate
 from .lines import WRITTEN
 from .naive_llama import forward
 from .real_lines import SMOLLM2, SOURCES, chunks, digest
-from .test_repack import product
 from .tiny import GOLDENS
 
 pytestmark = pytest.mark.real
@@ -137,15 +135,3 @@ def test_perplexity(
         of_next = np.take_along_axis(logits, np.array(window[1:])[:, None], axis=1)[:, 0]
         total += (np.logaddexp.reduce(logits, axis=1) - of_next).sum()
     assert np.exp(total / (4 * 511)) == pytest.approx(perplexity, abs=0.01)
-
-
-@pytest.mark.parametrize("name", ["token_embd", "blk.3.attn_q", "blk.29.ffn_down"])
-def test_repacked_matrices(file: GgufFile, name: str) -> None:
-    """ONNX Runtime multiplies with the stored integers as NumPy with the dequantized weights."""
-    parameters = llama_parameters(file)
-    stored = llama_rows(file, parameters, f"{name}.weight")[:1000]
-    weight = llama_tensor(file, parameters, f"{name}.weight")[:1000]
-    x = np.random.default_rng(0).normal(size=(3, weight.shape[1])).astype(np.float32)
-    bound = 2 * weight.shape[1] * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(weight).T)
-    found = product(x, repack(stored, file.info(f"{name}.weight").type), 0)
-    assert (np.abs(found - x.astype(np.float64) @ weight.astype(np.float64).T) <= bound).all()
