@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 from ..errors import EngineError, InputError
 from .arguments import Batching
+from .asynchronous_reading import AsyncReading
 from .chat import Message
 from .continuous import Job
 from .cpu import available_cpus
@@ -28,8 +29,8 @@ Asked = str | Sequence[Message]
 """A text, or the messages of a chat."""
 
 
-class AsyncSession:
-    """What a :class:`~edgewise.runtime.session.Session` decodes, awaited.
+class AsyncSession(AsyncReading):
+    """What a :class:`~edgewise.runtime.session.Session` decodes and reads, awaited.
 
     Callers share the work: a text or a stream joins a batch that is under way, between its steps, with options of its
     own, and leaves it when it is done. What it finds is what it would alone, up to rounding. ``workers``: batches that
@@ -150,17 +151,19 @@ class AsyncSession:
         return await begun
 
     async def _decoded(self, method: Callable[..., _R], texts: Texts, arguments: DecodingArguments) -> _R:
-        own = _own_cancellation(arguments)
+        own, asked = _own_cancellation(arguments), monotonic()
         try:
-            begun = self._lists.submit(_begin, method, texts, arguments, monotonic())
-        except RuntimeError as error:
+            return await self._in_thread(lambda: _begin(method, texts, arguments, asked))
+        except (asyncio.CancelledError, EngineError):
             own.cancel()  # the pool may yet come to it
-            raise EngineError(CLOSED if self._closed else NO_THREAD) from error
-        try:
-            return await asyncio.wrap_future(begun)
-        except asyncio.CancelledError:
-            own.cancel()
             raise
+
+    async def _in_thread(self, call: Callable[[], _R]) -> _R:
+        try:
+            begun = self._lists.submit(call)
+        except RuntimeError as error:
+            raise EngineError(CLOSED if self._closed else NO_THREAD) from error
+        return await asyncio.wrap_future(begun)
 
     async def close(self) -> None:
         """Wait for what is running, and end the workers. Twice is once."""

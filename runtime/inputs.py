@@ -29,8 +29,12 @@ class Prepared:
     second_from: int | None = None
 
 
-def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str) -> Prepared:
+def prepare_source(
+    tokenizer: Tokenizer, manifest: Manifest, text: str, overflow: Overflow, name: str, windows: bool = False
+) -> Prepared:
     """Text and special tokens, for an encoder. A text beyond the context is refused, or loses its end.
+
+    ``windows``: whether the caller could read it in windows instead, for the message.
 
     Raises:
         ContextLengthError: too long, and ``overflow`` is ``error``.
@@ -39,7 +43,7 @@ def prepare_source(tokenizer: Tokenizer, manifest: Manifest, text: str, overflow
     specials = len(model.source(()))
     room = manifest.max_context - specials
     if len(ids) > room and overflow == "error":
-        raise too_long(name, len(ids) + specials, manifest.max_context)
+        raise too_long(name, len(ids) + specials, manifest.max_context, windows=windows)
     return Prepared(ids=model.source(ids[:room]), truncated=len(ids) > room)
 
 
@@ -226,9 +230,10 @@ def segments_of(model: ModelSpec, sources: Sequence[Prepared], length: int) -> I
     return segments
 
 
-def too_long(name: str, tokens: int, max_context: int, cut: bool = True) -> ContextLengthError:
-    """The error for a text of ``tokens`` tokens; ``cut``: whether ``overflow`` could drop the end of it."""
+def too_long(name: str, tokens: int, max_context: int, cut: bool = True, windows: bool = False) -> ContextLengthError:
+    """The error for a text of ``tokens`` tokens; ``cut``, ``windows``: whether ``overflow`` could do these."""
+    remedy = "overflow='truncate'" + (", or 'windows' to read all of it" if windows else "")
     return ContextLengthError(
         f"{name} has {tokens} tokens, more than the {max_context} this model reads: shorten "
-        + ("or split it, or pass overflow='truncate'" if cut else "it")
+        + (f"or split it, or pass {remedy}" if cut else "it")
     )

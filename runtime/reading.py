@@ -75,7 +75,7 @@ class Reading:
         raise NotImplementedError
 
     def _encoded(
-        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE
+        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE, windows: bool = False
     ) -> list[tuple[Prepared, Floats, Floats]]:
         raise NotImplementedError
 
@@ -235,7 +235,7 @@ class Reading:
         if overflow == "windows":
             raise InputError("overflow is 'windows', expected 'error' or 'truncate' for pairs: no window holds both")
         if pairs is None:
-            encoded = self._encoded(texts, overflow=overflow, batch_size=batch_size)
+            encoded = self._encoded(texts, overflow=overflow, batch_size=batch_size, windows=True)
             return [(source, class_scores(model, logits)) for source, _, logits in encoded]
         DecodingOptions(overflow=overflow)  # refuses a misspelt policy
         firsts, seconds = listed(texts), listed(pairs)
@@ -253,7 +253,7 @@ class Reading:
     ) -> list[tuple[Prepared, Floats]]:
         """A vector ``(D,)`` for every text."""
         if overflow != "windows":
-            return [(source, vector) for source, _, vector in self._encoded(texts, overflow, batch_size)]
+            return [(source, vector) for source, _, vector in self._encoded(texts, overflow, batch_size, True)]
         found = self._means(listed(texts), batch_size, lambda vector: vector)
         if not self.manifest.model.normalize:
             return found

@@ -476,13 +476,18 @@ class Session(Reading, Chatting):
             check_target(self.manifest, target, f"{kind} {i}")
         return score_all(self.engine, self.manifest.model, read, ids, batch_size, self._check)
 
-    def _sources(self, texts: list[str], overflow: Overflow, kind: str = "text") -> list[Prepared]:
+    def _sources(
+        self, texts: list[str], overflow: Overflow, kind: str = "text", windows: bool = False
+    ) -> list[Prepared]:
         DecodingOptions(overflow=overflow)  # refuses a misspelt policy
-        return [prepare_source(self.tokenizer, self.manifest, t, overflow, f"{kind} {i}") for i, t in enumerate(texts)]
+        return [
+            prepare_source(self.tokenizer, self.manifest, text, overflow, f"{kind} {i}", windows)
+            for i, text in enumerate(texts)
+        ]
 
     def _encoded(
-        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE
+        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE, windows: bool = False
     ) -> list[tuple[Prepared, Floats, Floats]]:
-        sources = self._sources(listed(texts), overflow)
+        sources = self._sources(listed(texts), overflow, windows=windows)
         found = encode_all(self.engine, self.manifest.model, sources, None, count(batch_size), self._check)
         return [(source, *states) for source, states in zip(sources, found, strict=True)]

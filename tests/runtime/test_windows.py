@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from edgewise.errors import InputError
+from edgewise.errors import ContextLengthError, InputError
 from edgewise.runtime.inputs import longest_first
 from edgewise.runtime.session import Session
 from edgewise.runtime.windows import windows
@@ -100,3 +100,11 @@ def test_other_methods_have_no_windows() -> None:
         session.classify("a man", pairs="a dog", overflow="windows")
     with pytest.raises(InputError, match=r"overflow \('cut'\) must be 'error' or 'truncate'"):
         session.classify("a man", pairs="a dog", overflow="cut")  # type: ignore[call-overload]
+
+
+def test_a_text_that_is_too_long_names_windows_where_there_are_some() -> None:
+    session = session_for("classify")
+    with pytest.raises(ContextLengthError, match=r"pass overflow='truncate', or 'windows' to read all of it$"):
+        session.classify("A man. " * 90)
+    with pytest.raises(ContextLengthError, match=r"shorten or split it, or pass overflow='truncate'$"):
+        session.encode("A man. " * 90)
