@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .runtime.results import (
         Answer,
         Classification,
+        Document,
         Embedding,
         Encoding,
         Entity,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         Score,
         Speculation,
         Timings,
+        TranslatedSentence,
     )
     from .runtime.session import Session
 
@@ -52,6 +54,8 @@ __all__ = [
     "Hypothesis",
     "Timings",
     "Speculation",
+    "Document",
+    "TranslatedSentence",
     "Score",
     "Encoding",
     "Embedding",
@@ -76,6 +80,8 @@ _HOMES = {
     "Hypothesis": ".runtime.results",
     "Timings": ".runtime.results",
     "Speculation": ".runtime.results",
+    "Document": ".runtime.results",
+    "TranslatedSentence": ".runtime.results",
     "Score": ".runtime.results",
     "Encoding": ".runtime.results",
     "Embedding": ".runtime.results",
