@@ -66,7 +66,7 @@ EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar
 # jinja2 is an extra: only this module imports it, and is itself imported inside a function.
 CHAT = "runtime.chat_sandbox"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
-BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"} | {
+BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words", "benchmarks.published"} | {
     f"benchmarks.peers.{name}"
     for name in (
         "check",
