@@ -101,6 +101,6 @@ class _Talk:
         before = ""
         while before != text:
             before = text
-            for token in self.session.tokenizer.special_tokens:
+            for token in self.session._chat_template.control_tokens:
                 text = text.replace(token, "")
         return text
