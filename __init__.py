@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .runtime.results import (
         Answer,
         Classification,
+        Document,
         Embedding,
         Encoding,
         Entity,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         Score,
         Speculation,
         Timings,
+        TranslatedSentence,
     )
     from .runtime.session import Session
 
@@ -54,6 +56,8 @@ __all__ = [
     "Hypothesis",
     "Timings",
     "Speculation",
+    "Document",
+    "TranslatedSentence",
     "Score",
     "Encoding",
     "Embedding",
@@ -79,6 +83,8 @@ _HOMES = {
     "Hypothesis": ".runtime.results",
     "Timings": ".runtime.results",
     "Speculation": ".runtime.results",
+    "Document": ".runtime.results",
+    "TranslatedSentence": ".runtime.results",
     "Score": ".runtime.results",
     "Encoding": ".runtime.results",
     "Embedding": ".runtime.results",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cli_answers import Answer, document_answer, fills_answer, generation_answer, one_line
 from .cli_chat import add_chat_options, chat, check_chat_options
 from .cli_decoding import DECODING, LANGUAGES, SAMPLING, add_decoding_options, count, decoding_arguments, flag
 from .cli_input import chunks, standard_input
@@ -124,6 +125,13 @@ def _add_run(commands: Commands) -> None:
         default="error",
         help="text beyond the context; windows: of a text that becomes classes, values or a vector",
     )
+    parser.add_argument(
+        "--sentences",
+        nargs="?",
+        const="",
+        metavar="LANGUAGE",
+        help="translate every text sentence by sentence; the language it is in (default: the bundle's)",
+    )
     parser.add_argument("--batch-size", type=count, default=32, help="lines that go through together (default: 32)")
 
 
@@ -173,12 +181,13 @@ def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
         given += [option for name, option in LANGUAGES.items() if getattr(arguments, name) is not None]
         if given:
             arguments.parser.error(f"{', '.join(given)}: a bundle made for {task} does not decode")
+    if arguments.sentences is not None and task != "translate":
+        arguments.parser.error(f"--sentences: a bundle made for {task} translates nothing")
     if task in ("tag", "answer", "fill_mask") and arguments.overflow != "error":
         reads = "refuses longer texts" if task == "fill_mask" else "reads longer texts whole, in windows"
         arguments.parser.error(f"--overflow {arguments.overflow}: a bundle made for {task} {reads}")
 
 
-Answer = dict[str, Any]
 Answerer = Callable[[list[str]], list[Answer]]
 
 
@@ -186,6 +195,10 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
     """What turns texts into results: ``output`` is what the text mode prints."""
     shared = {"overflow": arguments.overflow, "batch_size": arguments.batch_size}
     decoding: Any = decoding_arguments(arguments)
+    if session.manifest.task == "translate" and arguments.sentences is not None:
+        return lambda texts: [
+            document_answer(session, t, arguments.sentences or None, decoding | shared) for t in texts
+        ]
     if session.manifest.task == "translate":
         return lambda texts: [generation_answer("", g) for g in session.translate(texts, **decoding, **shared)]
     if session.manifest.task == "generate":
@@ -203,35 +216,7 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
             for e in session.embed(texts, **shared)
             for vector in [e.vector.tolist()]
         ]
-    return lambda texts: [_fills(session.fill_mask(text)) for text in texts]
-
-
-def generation_answer(prompt: str, generation: Any) -> Answer:
-    """A result with all that belongs to it; ``prompt`` stands before its texts."""
-    hypotheses = [{**vars(h), "text": prompt + h.text, **_alignment(h)} for h in generation.hypotheses]
-    best = hypotheses[0]
-    return {
-        "output": best["text"],
-        **{name: best[name] for name in ("score", "normalized_score", "finish_reason", "tokens", "token_log_probs")},
-        "hypotheses": hypotheses,
-        "source_tokens": generation.source_tokens,
-        "truncated": generation.truncated,
-        "seconds": {name: value for name, value in vars(generation.timings).items() if name != "speculation"},
-        **({"speculation": vars(counts)} if (counts := generation.timings.speculation) else {}),
-    }
-
-
-def _alignment(hypothesis: Any) -> Answer:
-    """Weights as lists, rounded to what a float32 is sure of, and pairs of words; nothing where nobody asked."""
-    found = hypothesis.alignment
-    if found is None:
-        return {"alignment": None}
-    weights = [[round(weight, 7) for weight in row] for row in found.weights.tolist()]
-    return {"alignment": {"weights": weights, "words": [vars(pair) for pair in found.words]}}
-
-
-def _fills(fills: list[Any]) -> Answer:
-    return {"output": fills[0].text, "truncated": False, "fills": [vars(fill) for fill in fills]}
+    return lambda texts: [fills_answer(session.fill_mask(text)) for text in texts]
 
 
 def _answered(chunk: list[tuple[int, str]], answer: Answerer, kind: str) -> Iterator[Answer]:
@@ -253,11 +238,6 @@ def _answered(chunk: list[tuple[int, str]], answer: Answerer, kind: str) -> Iter
         if result["truncated"]:
             print(f"edgewise: warning: {kind} {number} is longer than the context and was cut", file=sys.stderr)
         yield {"input": text, **result}
-
-
-def one_line(text: str) -> str:
-    """``text`` with spaces for its line breaks."""
-    return " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
 
 
 # chat

@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from .cli_answers import generation_answer, one_line
 from .cli_decoding import add_decoding_options, decoding_arguments, flag
 from .cli_input import standard_input
 from .errors import InputError
@@ -90,8 +91,6 @@ class _Talk:
         return text
 
     def _whole(self, text: str, job: Job) -> str:
-        from .cli import generation_answer, one_line
-
         found = self.session._chat_answer(job)
         line = {"input": text, **generation_answer("", found)}
         print(json.dumps(line, ensure_ascii=False) if self.json else one_line(found.text), flush=True)
@@ -102,6 +101,6 @@ class _Talk:
         before = ""
         while before != text:
             before = text
-            for token in self.session.tokenizer.special_tokens:
+            for token in self.session._chat_template.control_tokens:
                 text = text.replace(token, "")
         return text

@@ -19,7 +19,7 @@ from .interrupt import Cancellation
 from .keywords import DecodingArguments, StreamArguments
 from .options import MAX_DEADLINE, is_count, is_number
 from .reading import BATCH_SIZE, Texts
-from .results import Generation
+from .results import Document, Generation
 from .session import Session
 from .speculation import refuse_company
 from .workers import CLOSED, NO_THREAD, BatchWorkers
@@ -71,6 +71,16 @@ class AsyncSession(AsyncReading):
         if isinstance(texts, str):
             return await self._joined("translate", texts, arguments)
         return await self._decoded(self.session.translate, texts, arguments)
+
+    async def translate_document(
+        self, text: str, *, language: str | None = None, **arguments: Unpack[DecodingArguments]
+    ) -> Document:
+        """See :meth:`Session.translate_document <edgewise.runtime.documents.Documents.translate_document>`."""
+
+        def translate(text: Any, **arguments: Unpack[DecodingArguments]) -> Document:
+            return self.session.translate_document(text, language=language, **arguments)
+
+        return await self._decoded(translate, text, arguments)
 
     @overload
     async def generate(self, prompts: str, **arguments: Unpack[DecodingArguments]) -> Generation: ...
@@ -150,7 +160,7 @@ class AsyncSession(AsyncReading):
             raise EngineError(NO_THREAD) from error
         return await begun
 
-    async def _decoded(self, method: Callable[..., _R], texts: Texts, arguments: DecodingArguments) -> _R:
+    async def _decoded(self, method: Callable[..., _R], texts: str | Texts, arguments: DecodingArguments) -> _R:
         own, asked = _own_cancellation(arguments), monotonic()
         try:
             return await self._in_thread(lambda: _begin(method, texts, arguments, asked))

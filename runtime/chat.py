@@ -50,6 +50,7 @@ class ChatTemplate:
             )
         self._source = source
         self._control_tokens = _tokens(control_tokens)
+        self.control_tokens = tuple(self._control_tokens)
         used = set("".join(self._control_tokens))
         self._blank = next(chr(code) for code in _BLANKS if chr(code) not in used)
         self._variables = dict(variables or {})
@@ -81,6 +82,17 @@ class ChatTemplate:
                         "as with blanked contents: messages make it out of pieces, remove those"
                     )
         return text
+
+    def frame(self) -> str:
+        """What the template writes around messages, and some messages; nothing where it refuses those.
+
+        Raises:
+            TokenizerError: the template fails.
+        """
+        try:
+            return self.render([_QUESTION, _ANSWER, _QUESTION])
+        except InputError:
+            return ""
 
     def turn_end(self) -> str | None:
         """The control token that the template puts behind an answer, white space between left out; ``None`` for none.

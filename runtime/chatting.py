@@ -122,9 +122,11 @@ class Chatting:
                 f"{self.manifest.name!r} holds no chat template ({reason}): call generate with a text, or export it "
                 "again from a checkpoint that has one"
             )
-        return ChatTemplate(
-            self.bundle.chat_template(), control_tokens=self.tokenizer.special_tokens, variables=chat.variables
-        )
+        source, special = self.bundle.chat_template(), self.tokenizer.special_tokens
+        frame = ChatTemplate(source, control_tokens=special, variables=chat.variables).frame()
+        # Some files do not call the marks of turns special.
+        marks = [token for token in self.tokenizer.added_tokens if token in frame and token.strip()]
+        return ChatTemplate(source, control_tokens={*special, *marks}, variables=chat.variables)
 
     def _chat_job(self, method: str, messages: Sequence[Message], arguments: StreamArguments) -> Job:
         """One chat as ``chat`` or ``chat_stream`` takes it, for a batch that it joins."""
@@ -161,7 +163,7 @@ class Chatting:
         """Tokens of the whole chat, or without as many of the oldest turns as make room for ``wanted`` new ones."""
 
         def ids(dropped: int) -> tuple[int, ...]:
-            return tuple(self._read_chat(template.render(turns_from(messages, dropped))))
+            return tuple(self._read_chat(template, template.render(turns_from(messages, dropped))))
 
         found, most = ids(0), self.manifest.max_context
         if overflow == "error":
@@ -175,14 +177,14 @@ class Chatting:
             raise too_long("the last turn of the chat", len(found), most, cut=False)
         return Prepared(ids=found, truncated=dropped > 0)
 
-    def _read_chat(self, text: str) -> list[int]:
+    def _read_chat(self, template: ChatTemplate, text: str) -> list[int]:
         """Tokens of a rendered chat, control tokens among them, but none that is not spelled there."""
         ids = self.tokenizer.encode_control(text, "the chat")
-        for token in self.tokenizer.special_ids.intersection(ids):
-            if ids.count(token) > text.count(self.tokenizer.piece(token)):
+        for token in template.control_tokens:
+            if ids.count(self.tokenizer.added_tokens[token]) > text.count(token):
                 raise InputError(
-                    f"the tokenizer finds the control token {self.tokenizer.piece(token)!r} in the messages, where "
-                    "another spelling becomes it: write that otherwise"
+                    f"the tokenizer finds the control token {token!r} in the messages, where another spelling becomes "
+                    "it: write that otherwise"
                 )
         return ids
 

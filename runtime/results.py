@@ -122,6 +122,23 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TranslatedSentence:
+    """A sentence of a text and its translation; places are begin and end in characters of the two texts."""
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    result: Generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A text that was translated sentence by sentence: ``text`` is the whole translation."""
+
+    text: str
+    sentences: tuple[TranslatedSentence, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """How probable a model finds a given text: ``score`` is the sum of ``token_log_probs`` (nats)."""
 

@@ -21,6 +21,7 @@ from .continuous import ContinuousBatch, Job, fill
 from .decoding import Request, batches_of, decode_all, encode_all, score_all
 from .defaults import with_defaults
 from .deferred import in_lists
+from .documents import Documents
 from .encoders import classification, cosines, fills, masked_tokens
 from .engine import Engine, Floats
 from .generations import Found, generations, with_alignments
@@ -74,7 +75,7 @@ _FOR_TASK = {
 }
 
 
-class Session(Reading, Chatting):
+class Session(Reading, Chatting, Documents):
     """An opened bundle. Cheap to share between threads: the state of a request lives in the request.
 
     A method that takes one text gives one result, and with a list of texts a list of results in the same order.

@@ -89,6 +89,8 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.special_tokens = tuple(token.content for token in added.values() if token.special and token.content)
         """How special tokens are spelled; in a text, only :meth:`encode_control` reads them."""
+        self.added_tokens = {token.content: i for i, token in added.items() if token.content}
+        """Ids of tokens that are found whole: special ones by :meth:`encode_control`, the others in every text."""
 
     @property
     def greatest_id(self) -> int:

@@ -375,3 +375,18 @@ def test_recommended_sampling(run: Run, opened: Any) -> None:
     assert (status, err) == (1, "edgewise: error: --recommended-sampling says all of it: leave out --seed\n")
     opened("classify")
     assert run("run", "--recommended-sampling", "A man")[0] == 2
+
+
+def test_sentence_by_sentence(run: Run, opened: Any) -> None:
+    opened("translate")
+    whole = session_for("translate", max_positions=48).translate_document("A man. Two dogs run!")
+    assert run("run", "--sentences", "--", "A man. Two dogs run!") == (0, f"{whole.text}\n", "")
+    status, out, _ = run("run", "--json", "--sentences", "de", "A man. Two dogs run!")
+    (answer,) = map(json.loads, out.splitlines())
+    assert (status, answer["output"]) == (0, whole.text)
+    assert [(s["source"], s["target"]) for s in answer["sentences"]] == [
+        (list(s.source), list(s.target)) for s in whole.sentences
+    ]
+    opened("classify")
+    status, _, err = run("run", "--sentences", "--", "A man.")
+    assert (status, "--sentences: a bundle made for classify translates nothing" in err) == (2, True)

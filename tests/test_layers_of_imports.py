@@ -35,7 +35,7 @@ LIBRARIES = {
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "tqdm"},
     "export.onnx_folder": {"numpy", "onnx_ir", "onnxruntime"},
     "quantize": {"numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "sacrebleu", "tqdm"},
-    "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino", "llguidance", "jinja2"},
+    "runtime": {"numpy", "onnxruntime", "tokenizers", "openvino", "llguidance", "jinja2", "sentencex"},
     "runtime.bundle": {"numpy"},
     "benchmarks": {"numpy", "psutil", "sacrebleu", "matplotlib", "tqdm"},
     # These run in environments of their own, where edgewise has nothing that it depends on.
@@ -51,17 +51,17 @@ ADAPTERS = "benchmarks.peers.adapters"
 OTHER_ENVIRONMENTS = (ADAPTERS, "benchmarks.peers.convert_nncf")
 # The files at the root join the stages and may import all of them.
 ROOT_FILES = {
-    *("__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"),
-    *("pipeline", "pipeline_onnx", "pipeline_output"),
+    *("__init__", "__main__", "cli", "cli_answers", "cli_chat", "cli_decoding", "cli_input", "cli_onnx"),
+    *("cli_reading", "pipeline", "pipeline_onnx", "pipeline_output"),
 }
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
-LAZY = {"__init__", "__main__", "cli", "cli_chat", "cli_decoding", "cli_input", "cli_onnx", "cli_reading"}
+LAZY = ROOT_FILES - {"pipeline", "pipeline_onnx", "pipeline_output"}
 # These are extras: only one module each imports them, when asked for.
-EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar"}
+EXTRAS = {"openvino": "runtime.engines.openvino", "llguidance": "runtime.grammar", "sentencex": "runtime.sentences"}
 # jinja2 is an extra: only this module imports it, and is itself imported inside a function.
 CHAT = "runtime.chat_sandbox"
 # These compare with PyTorch or run the whole chain: inside functions they may import the build side too.
-BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words"} | {
+BUILD_SIDE = {"benchmarks.demo", "benchmarks.baselines", "benchmarks.bag_of_words", "benchmarks.published"} | {
     f"benchmarks.peers.{name}"
     for name in (
         "check",
@@ -178,6 +178,7 @@ def test_the_package_is_found() -> None:
         ("runtime.engines.openvino", "import openvino", "inside a function"),
         ("runtime.engines.openvino", "def f():\n    import openvino", None),
         ("runtime.chat", "import jinja2", "only runtime.chat_sandbox"),
+        ("runtime.session", "def f():\n    import sentencex", "only runtime.sentences imports sentencex, inside"),
         ("runtime.chat", "from .chat_sandbox import Sandbox", "inside a function"),
         ("runtime.chat", "def f():\n    from .chat_sandbox import Sandbox", None),
         ("runtime.chat_sandbox", "import jinja2", None),

@@ -183,3 +183,16 @@ def test_a_bundle_of_two_languages_takes_these_two() -> None:
         session.translate("A man", target="fr")
     with pytest.raises(InputError, match=r"source \('en'\): bundle 'tiny' has no languages to choose from; leave it"):
         session_for("generate").generate("A man", source="en")
+
+
+def test_a_document_is_in_one_language() -> None:
+    """Which is also that of its sentences, if nobody says otherwise."""
+    session = session_with(default_source="de", default_target="en")
+    for given in ({}, {"source": "fr_FR"}, {"target": "de"}):
+        found = session.translate_document("A man. A hat.", max_new_tokens=4, **given)  # type: ignore[arg-type]
+        alone = session.translate(["A man.", "A hat."], max_new_tokens=4, **given)  # type: ignore[call-overload]
+        assert [s.result.tokens for s in found.sentences] == [g.tokens for g in alone]
+    with pytest.raises(InputError, match=r"source \(\['de', 'en'\]\) must be a language's code, or None"):
+        session.translate_document("A man. A hat.", source=["de", "en"])
+    with pytest.raises(InputError, match="this bundle does not say which language it reads"):
+        session_with(source=None, target="source").translate_document("A man.", target="de")
