@@ -12,14 +12,16 @@ in groups of 32. So there are two networks for one variant, by :data:`~edgewise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..models.transformer import Transformer
-from ..quantize.kernels import Scaling
 from ..runtime.bundle.quantized import Arithmetic
 
 GROUP = 32
@@ -27,6 +29,18 @@ GROUP = 32
 _VOCABULARY = "vocabulary"  # the output projection among matrix names
 _EXACT_FLOAT32 = 1 << 24  # the largest integer up to which float32 has them all
 _TINY = 1e-20  # in place of the largest of nothing but zeros
+
+
+class Scaling(Protocol):
+    """What large features are divided by in the weights: :class:`edgewise.quantize.kernels.Scaling` says it all."""
+
+    @property
+    def factor(self) -> NDArray[np.float32]:
+        """One for each input, ``(K,)``."""
+
+    @property
+    def least(self) -> float | None:
+        """A number below all inputs, if any."""
 
 
 def quantized_network(

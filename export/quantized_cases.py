@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..models.checkpoint import Checkpoint
 from ..models.transformer import Transformer
-from ..quantize.kernels import Scaling
 from ..runtime.bundle.cases import Case, ReferenceCases
 from ..runtime.bundle.quantized import (
     ARITHMETICS,
@@ -29,7 +28,7 @@ from ..runtime.bundle.quantized import (
 )
 from .cases import one_thread, segments_of
 from .languages import prompt_of
-from .quantized import QuantizedLinear, QuantizedTransformer, UnsignedLinear, quantized_network
+from .quantized import QuantizedLinear, QuantizedTransformer, Scaling, UnsignedLinear, quantized_network
 
 COPIES = 8
 DISTURBANCE = 1e-7  # standard deviation, relative: float32 carries 24 bits, 6e-8

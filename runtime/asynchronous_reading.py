@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .entities import Aggregation
+from .keywords import ScoreArguments
 from .reading import BATCH_SIZE, EncodingArguments, PairArguments, ReadingArguments, Texts
 from .results import Answer, Classification, Embedding, Encoding, Entity, Fill, Ranked, Rating, Score
 from .session import Session
@@ -136,17 +137,17 @@ class AsyncReading:
         return await self._in_thread(lambda: self.session.fill_mask(text, top=top))
 
     @overload
-    async def score(self, sources: str, targets: str | None = None, *, batch_size: int = BATCH_SIZE) -> Score: ...
+    async def score(self, sources: str, targets: str | None = None, **arguments: Unpack[ScoreArguments]) -> Score: ...
 
     @overload
     async def score(
-        self, sources: Texts, targets: Texts | None = None, *, batch_size: int = BATCH_SIZE
+        self, sources: Texts, targets: Texts | None = None, **arguments: Unpack[ScoreArguments]
     ) -> list[Score]: ...
 
     async def score(
-        self, sources: str | Texts, targets: str | Texts | None = None, *, batch_size: int = BATCH_SIZE
+        self, sources: str | Texts, targets: str | Texts | None = None, **arguments: Unpack[ScoreArguments]
     ) -> Score | list[Score]:
         """See :meth:`Session.score <edgewise.runtime.session.Session.score>`."""
         return await self._in_thread(
-            lambda: self.session.score(sources, targets, batch_size=batch_size)  # type: ignore[arg-type]
+            lambda: self.session.score(sources, targets, **arguments)  # type: ignore[arg-type]
         )

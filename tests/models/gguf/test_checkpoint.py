@@ -69,8 +69,8 @@ def test_whether_a_text_begins_with_the_start_token(
 @pytest.mark.parametrize(
     ("turn_end", "end", "recipe"),
     [
-        (None, 0, "a text ends at '<|endoftext|>', not at '<|im_end|>'"),
-        (2, 2, "a text ends at '<|im_end|>', not at '<|endoftext|>'"),
+        (None, 0, "a text ends at '<|endoftext|>', and at '<|im_end|>'"),
+        (2, 2, "a text ends at '<|im_end|>', and at '<|endoftext|>'"),
     ],
 )
 def test_a_text_ends_at_the_end_of_a_turn(turn_end: int | None, end: int, recipe: str, tmp_path: Path) -> None:
