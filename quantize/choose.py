@@ -21,6 +21,7 @@ from .schemes import Kernel, Scheme
 from .tensors import BLOCK, kept_by_blocks
 
 DECODER_ROWS = (1, 5, 32)  # greedy, the beams of a sentence, and a batch
+ALONE_ROWS = (1,)  # a decoder alone: one text, mostly
 ENCODER_ROWS = (16, 64, 256)  # the tokens of a sentence, of a few, and of a batch
 _REPEATS = 7
 _CALLS = 20
@@ -84,13 +85,14 @@ def choose_kernels(
     chosen: dict[str, Kernel] = {VOCABULARY: kernels[0]}
     fits = _fits(graphs, kernels, inputs or {})
     measured: dict[tuple[int, int, bool, tuple[Kernel, ...]], Kernel] = {}
+    steps = DECODER_ROWS if names.ENCODER in graphs else ALONE_ROWS
     for model in graphs.values():
         for _, name, weight in matrices(model):
             n, k = weight.shape
             decoding, fit = _decodes(name), fits[name]
             key = (n, k, decoding, fit)
             if len(fit) > 1 and key not in measured:
-                measured[key] = fastest(k, n, DECODER_ROWS if decoding else ENCODER_ROWS, fit, timer)
+                measured[key] = fastest(k, n, steps if decoding else ENCODER_ROWS, fit, timer)
             chosen[name] = measured.get(key, fit[0])
     return chosen
 

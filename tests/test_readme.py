@@ -42,6 +42,15 @@ def matches(output: str, shown: str) -> bool:
     return re.fullmatch(pattern, output.strip(), flags=re.DOTALL) is not None
 
 
+def test_what_pages_point_to_is_there(root: Path) -> None:
+    """Files and pictures that a page links to; a clean clone shows what was never committed."""
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    links = [(page, target) for page in pages for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))]
+    missing = [f"{page.name}: {t}" for page, t in links if "://" not in t and not (page.parent / t).exists()]
+    assert links
+    assert not missing
+
+
 def test_the_convention() -> None:
     text = (
         "Words.\n\n<!-- runs -->\n```console\n$ echo one two\none ...\n$ true\n```\n\n"

@@ -74,6 +74,14 @@ def test_each_shape_is_measured_once_at_the_rows_it_will_see(portable: dict[str,
 
 
 @pytest.mark.slow
+def test_a_decoder_alone_is_measured_at_one_row(portable: dict[str, ir.Model]) -> None:
+    clock = Clock(int8_weights=10, int8_rows={1: 9, 5: 1, 32: 1}, int8_blocks=5)
+    chosen = choose_kernels({"decoder": portable["decoder"]}, SCHEMES["int8"], "cpu", clock)
+    assert chosen["decoder.layers.0.feed_forward.inner"] == "int8-blocks"
+    assert {rows for _, _, rows, _ in clock.asked} == {1}
+
+
+@pytest.mark.slow
 def test_one_kernel_needs_no_clock(portable: dict[str, ir.Model]) -> None:
     clock = Clock()
     assert set(choose_kernels(portable, SCHEMES["int8"], "openvino", clock).values()) == {"int8-weights"}
@@ -118,6 +126,7 @@ def test_what_came_out_of_blocks_stays_in_them(monkeypatch: pytest.MonkeyPatch) 
     kept = gguf.quants.dequantize(gguf.quants.quantize(random(8, 64), Q8_0), Q8_0)
     found = [(None, "vocabulary", kept), (None, "other", random(8, 64))]
     monkeypatch.setattr("edgewise.quantize.choose.matrices", lambda model: found)
+    monkeypatch.setattr("edgewise.quantize.choose.readers", lambda model: [[matrix] for matrix in found])
     model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
     clock = Clock(int8_weights=9, int8_rows=1, int8_blocks=4)
     chosen = choose_kernels({"decoder": model}, SCHEMES["int8"], "cpu", clock)
