@@ -15,7 +15,7 @@ import transformers  # noqa: TID251 the oracle of these tests, and of nothing el
 from safetensors.torch import load_file, save_file
 
 from edgewise.errors import ConfigError
-from edgewise.models.config import ModelConfig, RopeConfig, StackConfig
+from edgewise.models.config import ModelConfig, RelativeConfig, RopeConfig, StackConfig
 from edgewise.models.open import open_checkpoint
 
 from .decoders import TINY, Compare, check_bundle, check_engines, check_reference, check_switches, decoder_folder
@@ -179,5 +179,11 @@ def test_what_belongs_to_windows_and_vocabularies() -> None:
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     with pytest.raises(ConfigError, match="window_rope belongs to a decoder with rotary positions and a window"):
         ModelConfig(**NETWORK, **rotary, decoder=StackConfig(**STACK))
+    for stack in ({"window": 3}, {"attention_cap": 2.0}):
+        message = "relative positions go with neither a window nor an attention_cap"
+        with pytest.raises(ConfigError, match=message):
+            ModelConfig(
+                **NETWORK, positions="relative", relative=RelativeConfig(), decoder=StackConfig(**STACK, **stack)
+            )
     with pytest.raises(ConfigError, match="a 'tags' head has no vocabulary that could have a logit_cap"):
         ModelConfig(**NETWORK, encoder=StackConfig(**STACK), head="tags", class_names=("a", "b"), logit_cap=2.0)
