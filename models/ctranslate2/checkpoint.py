@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError
-from ..checkpoint import CONFIG, TOKENIZER, Checkpoint, blueprint, filled, plain_name, read_json
-from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, special_tokens
+from ..checkpoint import CONFIG, SOURCE_TOKENIZER, TOKENIZER, Checkpoint, blueprint, filled, plain_name, read_json
+from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, read_tokenizer, special_tokens
 from .network import network_of
 from .reader import read_model_bin
 
@@ -44,10 +44,15 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
     model = read_model_bin(folder / MODEL)
     translates = model.spec == "TransformerSpec"
     config = _configuration(folder, translates)
-    tokens = _vocabulary(folder)
+    tokens, sources = _vocabularies(folder)
     tokenizer = own_tokenizer(folder)
-    named = _Tokens(config, tokens, folder, tokenizer)
-    text = _source(named) if translates else _prompt(named)
+    named = _Tokens(config, tokens, folder, TOKENIZER, tokenizer)
+    reads, source_tokenizer = named, None
+    if sources is not None:
+        source_tokenizer = _source_tokenizer(folder)
+        _check_ids(folder, sources, source_tokenizer, SOURCE_TOKENIZER)
+        reads = _Tokens(config, sources, folder, SOURCE_TOKENIZER, source_tokenizer)
+    text = _source(named, reads) if translates else _prompt(named)
     try:
         made, tensors = network_of(model, config, text)
     except (CheckpointError, ConfigError) as error:
@@ -56,7 +61,12 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: the vocabulary has {len(tokens)} tokens, the embedding {made.vocab_size} rows"
         )
-    _check_ids(folder, tokens, tokenizer)
+    if made.source_vocab_size not in (None, len(sources or tokens)):
+        raise CheckpointError(
+            f"{folder}: the vocabulary of sources has {len(sources or tokens)} tokens, their embedding "
+            f"{made.source_vocab_size} rows"
+        )
+    _check_ids(folder, tokens, tokenizer, TOKENIZER)
     network = filled(blueprint(made), tensors, str(folder / MODEL))
     return Checkpoint(
         model=network.eval().requires_grad_(False),
@@ -67,6 +77,7 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
         beam_size=2 if made.encoder else 1,  # CTranslate2's own defaults
         training={"recipe": f"{model.spec}, read from a CTranslate2 folder"},
         notice=notice_of(folder),
+        source_tokenizer=None if source_tokenizer is None else source_tokenizer.to_str(),
     )
 
 
@@ -80,19 +91,30 @@ def _configuration(folder: Path, translates: bool) -> dict[str, Any]:
     return config
 
 
-def _vocabulary(folder: Path) -> list[str]:
-    """The one list of tokens; where source and target have their own, both must be the same."""
-    found = []
-    for name in ("shared_vocabulary", "vocabulary", "source_vocabulary", "target_vocabulary"):
+def _vocabularies(folder: Path) -> tuple[list[str], list[str] | None]:
+    """The tokens of texts that are written, and those of sources where they are others."""
+    found: dict[str, list[str]] = {}
+    for name in ("shared_vocabulary", "vocabulary", "target_vocabulary", "source_vocabulary"):
         for suffix in ("json", "txt"):
             file = folder / f"{name}.{suffix}"
             if file.is_file():
-                found.append(_tokens(file))
+                found[name] = _tokens(file)
     if not found:
         raise CheckpointError(f"{folder} has no vocabulary: expected shared_vocabulary.json, vocabulary.json or .txt")
-    if any(tokens != found[0] for tokens in found):
-        raise CheckpointError(f"{folder}: source and target have vocabularies of their own, expected one for both")
-    return found[0]
+    sources = found.pop("source_vocabulary", None)
+    if not found or any(tokens != next(iter(found.values())) for tokens in found.values()):
+        raise CheckpointError(f"{folder} has the vocabularies {sorted(found)}, expected one of translations")
+    tokens = next(iter(found.values()))
+    return tokens, None if sources == tokens else sources
+
+
+def _source_tokenizer(folder: Path) -> Any:
+    if not (folder / SOURCE_TOKENIZER).is_file():
+        raise CheckpointError(
+            f"{folder}: source and target have vocabularies of their own, and there is no {SOURCE_TOKENIZER}: put one "
+            f"there whose ids are those of source_vocabulary.json, beside a {TOKENIZER} of target_vocabulary.json"
+        )
+    return read_tokenizer(folder / SOURCE_TOKENIZER)
 
 
 def _tokens(file: Path) -> list[str]:
@@ -113,8 +135,8 @@ def _tokens(file: Path) -> list[str]:
 class _Tokens:
     """Ids of the tokens that a folder's configuration names, and what its tokenizer puts around a text."""
 
-    def __init__(self, config: Mapping[str, Any], tokens: list[str], folder: Path, tokenizer: Any) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: Mapping[str, Any], tokens: list[str], folder: Path, file: str, tokenizer: Any) -> None:
+        self.config, self.folder, self.file = config, folder, file
         self.ids = {token: i for i, token in reversed(list(enumerate(tokens)))}
         self.prefix, self.suffix = special_tokens(folder, tokenizer)
 
@@ -147,28 +169,33 @@ def _prompt(tokens: _Tokens) -> dict[str, Any]:
     return {**tokens.text(start), "adds_start": bool(tokens.prefix)}
 
 
-def _source(tokens: _Tokens) -> dict[str, Any]:
-    """What an encoder reads around a text: CTranslate2 adds its tokens to those that the tokenizer has put there."""
-    text = tokens.text(tokens.named("decoder_start_token", "<s>"))
-    start: tuple[int, ...] = (tokens.named("bos_token", "<s>"),) if tokens.flag("add_source_bos") else ()
-    before = start + tokens.prefix
-    after = tokens.suffix + ((text["end_id"],) if tokens.flag("add_source_eos") else ())
-    if len(before) > 1 or after != (text["end_id"],):
+def _source(tokens: _Tokens, reads: _Tokens) -> dict[str, Any]:
+    """What an encoder reads around a text: CTranslate2 adds its tokens to those that the tokenizer has put there.
+
+    ``reads``: the tokens of sources; ``tokens``, where they have no others.
+    """
+    text, end = tokens.text(tokens.named("decoder_start_token", "<s>")), reads.named("eos_token", "</s>")
+    start: tuple[int, ...] = (reads.named("bos_token", "<s>"),) if reads.flag("add_source_bos") else ()
+    before = start + reads.prefix
+    after = reads.suffix + ((end,) if reads.flag("add_source_eos") else ())
+    if len(before) > 1 or after != (end,):
         raise ConfigError(
-            f"{tokens.folder}: {CONFIG} and {TOKENIZER} together put {before} before and {after} after a source, "
-            f"expected at most one token before, and eos_token ({text['end_id']}) after: a source that ends in it has "
+            f"{reads.folder}: {CONFIG} and {reads.file} together put {before} before and {after} after a source, "
+            f"expected at most one token before, and eos_token ({end}) after: a source that ends in it has "
             "it from the tokenizer's template, or from add_source_eos"
         )
-    if before == (text["start_id"],):
+    if reads is not tokens:
+        text |= {"source_end_id": end, "source_pad_id": end}
+    elif before == (text["start_id"],):
         return {**text, "adds_start": True}
     return {**text, "source_start_id": before[0] if before else None}
 
 
-def _check_ids(folder: Path, tokens: list[str], tokenizer: Any) -> None:
-    check_tokenizer(folder, len(tokens), tokenizer)
+def _check_ids(folder: Path, tokens: list[str], tokenizer: Any, file: str) -> None:
+    check_tokenizer(folder, len(tokens), tokenizer, file)
     for token, index in tokenizer.get_vocab(with_added_tokens=True).items():
         if tokens[index] != token:
             raise CheckpointError(
-                f"{folder / TOKENIZER}: token {index} is {token!r}, in the vocabulary it is {tokens[index]!r}: it is "
+                f"{folder / file}: token {index} is {token!r}, in the vocabulary it is {tokens[index]!r}: it is "
                 "another network's"
             )

@@ -61,7 +61,9 @@ class _Network:
             self.variables.ignore("encoder/embeddings_merge", "encoder/multi_query_attention")
             stacks["encoder"] = self._stack("encoder", cross=False)
         stacks["decoder"] = self._stack("decoder", cross=translates)
-        fields |= self._embeddings(list(stacks)) | self._output()
+        fields |= self._embeddings(list(stacks), "source_end_id" in text) | self._output()
+        if "source_vocab_size" in fields and fields.pop("adds_start", False):
+            fields["source_start_id"] = fields["start_id"]
         faults = self.variables.faults + [f"{name} is not understood" for name in self.variables.unread()]
         if faults:
             more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
@@ -154,23 +156,25 @@ class _Network:
         if beta is not None:
             self.tensors[f"{ours}.bias"] = beta
 
-    def _embeddings(self, sides: list[str]) -> dict[str, Any]:
-        """One table of words and one of positions; where there are two sides, both must have the same."""
+    def _embeddings(self, sides: list[str], two_vocabularies: bool) -> dict[str, Any]:
+        """Tables of words, and one of positions, which both sides must share."""
         v = self.variables
         names = {"encoder": "encoder/embeddings_0", "decoder": "decoder/embeddings"}
         words = [v.weight(f"{names[side]}/weight") for side in sides]
         for side in sides:
             v.ignore(f"{names[side]}/multiply_by_sqrt_depth")
-        if not all(torch.equal(table, words[0]) for table in words):
-            v.faults.append("encoder and decoder have embeddings of their own, expected one for both")
-        self.tensors["embedding.weight"] = words[0]
+        self.tensors["embedding.weight"] = words[-1]
+        own: dict[str, Any] = {}
+        if two_vocabularies or not torch.equal(words[0], words[-1]):
+            self.tensors["source_embedding.weight"] = words[0]
+            own = {"source_vocab_size": words[0].shape[0]}
         scales = {v.number(f"{side}/scale_embeddings", 1.0) for side in sides}
         width = words[0].shape[-1]
         flags = all(v.is_flag(f"{side}/scale_embeddings") for side in sides)
         scaled = scales == {1.0} if flags else all(math.isclose(s, math.sqrt(width), rel_tol=1e-6) for s in scales)
         if len(scales) > 1 or not (scaled or scales == {0.0 if flags else 1.0}):
             v.faults.append(f"scale_embeddings is {sorted(scales)}, expected 1 or the square root of {width}")
-        return {"vocab_size": words[0].shape[0], "scale_embeddings": scaled, **self._positions(sides)}
+        return own | {"vocab_size": words[-1].shape[0], "scale_embeddings": scaled, **self._positions(sides)}
 
     def _positions(self, sides: list[str]) -> dict[str, Any]:
         v = self.variables

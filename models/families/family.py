@@ -125,8 +125,8 @@ class Facts:
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
     ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
     that may not be generated, as either says. ``forced``: the first token that is generated, as the former says.
-    ``languages``: those that texts choose from, where there are any. ``stored``: the names of the tensors that files
-    hold.
+    ``source_end``: what ends a source, where sources have a vocabulary of their own. ``languages``: those that texts
+    choose from, where there are any. ``stored``: the names of the tensors that files hold.
     """
 
     prefix: tuple[int, ...] = ()
@@ -140,6 +140,7 @@ class Facts:
     eos: int | list[int] | None = None
     suppressed: tuple[int, ...] = ()
     forced: int | None = None
+    source_end: int | None = None
     languages: LanguageConfig | None = None
     stored: frozenset[str] = frozenset()
 
@@ -196,7 +197,8 @@ class Family:
     ``zeros``: parameters that are 0 where a file lacks them. ``adapt``: their tensor, under our name, as this network
     has it. ``computed``: parameters that no file holds. ``unread_rows``: how many rows at the beginning of a parameter
     no text reads, by our name. ``tokenizer``: the contents of a ``tokenizer.json`` out of the other files of a folder;
-    ``None`` where they are not there. ``languages``: those that texts choose from, of a folder, its configuration, its
+    ``None`` where they are not there. ``source_tokenizer``: the same, and the token that ends a text, of sources with a
+    vocabulary of their own. ``languages``: those that texts choose from, of a folder, its configuration, its
     tokenizer, and the tokens that this puts around a text.
 
     Raises:
@@ -215,6 +217,7 @@ class Family:
     computed: Callable[[ModelConfig], Mapping[str, Tensor]] = lambda _: {}
     unread_rows: Callable[[ModelConfig], Mapping[str, int]] = lambda _: {}
     tokenizer: Callable[[Path, Mapping[str, Any]], str | None] = lambda folder, config: None
+    source_tokenizer: Callable[[Path, Mapping[str, Any]], tuple[str, int] | None] = lambda folder, config: None
     languages: Callable[[Path, Mapping[str, Any], Any, Around], LanguageConfig | None] = lambda *_: None
 
     def __post_init__(self) -> None:
@@ -226,7 +229,7 @@ class Family:
             raise ConfigError("architectures is empty, expected the names that stand in config.json")
         if not callable(self.config):
             raise ConfigError(f"config is {self.config!r}, expected a function of Fields and Facts")
-        for name in ("adapt", "computed", "unread_rows", "tokenizer", "languages"):
+        for name in ("adapt", "computed", "unread_rows", "tokenizer", "source_tokenizer", "languages"):
             if not callable(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected a function")
         self._check_names()

@@ -64,12 +64,15 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     family = family_of(config, str(folder / CONFIG), others)
     made = family.tokenizer(folder, config)
     tokenizer = _tokenizer(folder, made)
-    facts = _facts(folder, config, tokenizer, family)
+    source, source_end = family.source_tokenizer(folder, config) or (None, None)
+    facts = replace(_facts(folder, config, tokenizer, family), source_end=source_end)
     files = weight_files(folder)
     tensors = _tensors(files)
     model = build(family, config, tensors, facts, str(folder))
     check_generation(_optional(folder / GENERATION_CONFIG), model.config, str(folder / GENERATION_CONFIG))
     check_tokenizer(folder, model.config.vocab_size, tokenizer)
+    if source is not None:
+        check_tokenizer(folder, model.config.source_vocab_size or 0, read_tokenizer(folder, source), "vocab.json")
     longest = min(model.config.max_positions, facts.max_tokens or model.config.max_positions)
     return Checkpoint(
         model=model.eval().requires_grad_(False),
@@ -80,6 +83,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         beam_size=_beams(folder, config),
         end_ids=_other_ends(folder, config, model.config),
         decoding=recommended(_optional(folder / GENERATION_CONFIG), config, model.config, longest, str(folder)),
+        source_tokenizer=source,
         made_tokenizer=made or (None if (folder / TOKENIZER).is_file() else tokenizer.to_str()),
         training={"recipe": f"{config['architectures'][0]}, read from a Hugging Face folder"},
         chat=read_chat(folder, _optional(folder / TOKENIZER_CONFIG), _optional(folder / SPECIAL_TOKENS)),

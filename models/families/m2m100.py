@@ -84,7 +84,7 @@ M2M100 = Family(
     dropped=(r"model\.(encoder|decoder)\.embed_positions\.weights",),  # sinusoids, computed here
     copies={
         "vocabulary.weight": "embedding.weight",
-        "encoder.embedding.weight": "embedding.weight",
+        "source_embedding.weight": "embedding.weight",
         "decoder.embedding.weight": "embedding.weight",
     },
     computed=fairseq_positions,

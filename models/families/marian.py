@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SOURCE_PIECES, VOCABULARY, TOKENIZER_CONFIG = "source.spm", "vocab.json", "tokenizer_config.json"
+TARGET_PIECES, TARGET_VOCABULARY = "target.spm", "target_vocab.json"
+_SPECIAL = ["</s>", "<unk>", "<pad>"]
 _TAG = re.compile(r">>([A-Za-z][A-Za-z0-9_.-]{0,63})<<")
 SUPPRESSED = -200.0
 """Added to the logit of what may not be generated: its probability is 0 in float32, its neighbours lose no digits."""
@@ -52,7 +54,7 @@ LAYER_KEYS = {
 """The layers of fairseq's and Marian's encoder-decoders, as transformers name them."""
 KEYS = {
     "model.shared": "embedding",
-    "model.encoder.embed_tokens": "encoder.embedding",
+    "model.encoder.embed_tokens": "source_embedding",
     "model.decoder.embed_tokens": "decoder.embedding",
     "lm_head": "vocabulary",
     "final_logits_bias": "vocabulary_bias",
@@ -78,11 +80,15 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     scaled, tied = fields.get("scale_embedding", bool, False), fields.get("tie_word_embeddings", bool, True)
     pad, start = fields.get("pad_token_id", int, 58100), fields.get("decoder_start_token_id", int, 58100)
     end = facts.end_id(fields)
+    shared = fields.get("share_encoder_decoder_embeddings", bool, True)
+    sources, vocabulary = vocabulary, fields.get("decoder_vocab_size", int, vocabulary)
+    if vocabulary != sources and facts.source_end is None:
+        fields.faults.append(f"decoder_vocab_size is {vocabulary}, expected {sources}: separate_vocabs is not true")
+    if shared and facts.source_end is not None:
+        fields.faults.append("share_encoder_decoder_embeddings is not false, and separate_vocabs is true")
     fields.only(
         is_encoder_decoder=True,
         is_decoder=False,
-        share_encoder_decoder_embeddings=True,
-        decoder_vocab_size=vocabulary,
         normalize_before=False,
         normalize_embedding=False,
         add_final_layer_norm=False,
@@ -107,6 +113,8 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
             pad_id=pad,
             start_id=start,
             end_id=end,
+            source_vocab_size=None if shared else sources,
+            source_end_id=facts.source_end,
             encoder=encoder,
             decoder=decoder,
             positions="sinusoidal_halves",
@@ -143,24 +151,40 @@ def _adapt(name: str, tensor: Tensor, facts: Facts) -> Tensor:
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
     """From ``source.spm`` and ``vocab.json``: ids by the piece, language tags such as ``>>fra<<`` first in a text.
 
+    Of translations with a vocabulary of their own from ``target.spm`` and ``target_vocab.json``.
+
     Raises:
-        TokenizerError: a file is damaged, the ids are not 0 to ``n - 1``, or source and target have vocabularies of
-            their own.
+        TokenizerError: a file is damaged, or the ids are not 0 to ``n - 1``.
     """
     if not (folder / SOURCE_PIECES).is_file():
         return None
+    if _is_separate(folder):
+        return _converted(folder / TARGET_PIECES, folder / TARGET_VOCABULARY)
+    return _converted(folder / SOURCE_PIECES, folder / VOCABULARY)
+
+
+def _source_tokenizer(folder: Path, config: Mapping[str, Any]) -> tuple[str, int] | None:
+    """That of sources with a vocabulary of their own, and what ends one."""
+    if not (folder / SOURCE_PIECES).is_file() or not _is_separate(folder):
+        return None
+    made = _converted(folder / SOURCE_PIECES, folder / VOCABULARY)
+    return made, vocabulary_tokens(folder / VOCABULARY).index("</s>")
+
+
+def _is_separate(folder: Path) -> bool:
     settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
-    if not isinstance(settings, dict) or settings.get("separate_vocabs", False) is not False:
-        raise TokenizerError(
-            f"{folder / TOKENIZER_CONFIG}: separate_vocabs is not false: source and target need one vocabulary"
-        )
-    tokens = vocabulary_tokens(folder / VOCABULARY)
-    special = ["</s>", "<unk>", "<pad>"]
-    if absent := [token for token in special if token not in tokens]:
-        raise TokenizerError(f"{folder / VOCABULARY} lacks {', '.join(absent)}: copy the model again")
+    separate = settings.get("separate_vocabs", False) if isinstance(settings, dict) else None
+    if not isinstance(separate, bool):
+        raise TokenizerError(f"{folder / TOKENIZER_CONFIG}: separate_vocabs is {separate!r}, expected true or false")
+    return separate
+
+
+def _converted(pieces: Path, vocabulary: Path) -> str:
+    tokens = vocabulary_tokens(vocabulary)
+    if absent := [token for token in _SPECIAL if token not in tokens]:
+        raise TokenizerError(f"{vocabulary} lacks {', '.join(absent)}: copy the model again")
     tags = [token for token in tokens if token.startswith(">>") and token.endswith("<<")]
-    model = read_model(folder / SOURCE_PIECES)
-    return tokenizer_json(model, tokens, special, "<unk>", tags, runs=True)
+    return tokenizer_json(read_model(pieces), tokens, _SPECIAL, "<unk>", tags, runs=True)
 
 
 def _languages(folder: Path, config: Mapping[str, Any], tokenizer: Any, around: Around) -> LanguageConfig | None:
@@ -187,11 +211,12 @@ MARIAN = Family(
     dropped=(r"model\.(encoder|decoder)\.embed_positions\.weight",),  # sinusoids, computed here
     copies={
         "vocabulary.weight": "embedding.weight",
-        "encoder.embedding.weight": "embedding.weight",
+        "source_embedding.weight": "embedding.weight",
         "decoder.embedding.weight": "embedding.weight",
     },
     zeros=("vocabulary_bias",),
     adapt=_adapt,
     tokenizer=_tokenizer,
+    source_tokenizer=_source_tokenizer,
     languages=_languages,
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
@@ -20,12 +21,24 @@ from edgewise.errors import BundleFormatError, CheckpointError, ConfigError, Tok
 from edgewise.export.sentences import SENTENCES
 from edgewise.models.open import open_checkpoint
 from edgewise.runtime.bundle.manifest import ModelSpec, read_manifest
+from edgewise.runtime.tokenizer import Tokenizer as Codec
 
 from ..bundles import Damaged, export_few
-from .folders import byte_level, randomize
+from ..models.sentencepiece.trained import mixed
+from .folders import (
+    SOURCE_LINES,
+    TARGET_LINES,
+    byte_level,
+    change_json,
+    library_marian,
+    randomize,
+    sentencepiece_model,
+    sentencepiece_processor,
+    write_json,
+)
 from .torch_folders import sinusoids, write
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")]
 WIDTH, LONGEST = 32, 64
 UNK, PAD, START, END = range(4)  # as in the tutorial
 TEXTS = ["The man rides.", "Zwei Hunde spielen im Schnee!", "日本語 👧"]
@@ -279,3 +292,97 @@ def test_tokenizers_that_were_exchanged(bundle: Path, tmp_path: Path) -> None:
     damaged.fit()
     with edgewise.load(tmp_path / "b", "cpu", "fp32", 1) as session:  # one tokenizer may serve two embeddings
         assert not session.verify().ok
+
+
+def marian(folder: Path, tags: tuple[str, ...] = (">>fra<<", ">>deu<<"), **config: Any) -> Path:
+    """A Marian folder with two vocabularies, as the original library writes it; the target's is the smaller one."""
+    folder.mkdir(parents=True)
+    sizes = []
+    for side, name, lines in (("source", "vocab", SOURCE_LINES), ("target", "target_vocab", TARGET_LINES)):
+        (folder / f"{side}.spm").write_bytes(sentencepiece_model(lines * 9, vocab_size=90 if side == "source" else 70))
+        made = sentencepiece_processor(folder / f"{side}.spm")
+        pieces = [made.id_to_piece(i) for i in range(len(made)) if not made.is_control(i)]
+        own = [piece for piece in pieces if piece != "<unk>"]
+        names = ["</s>", "<unk>", "<pad>", *(tags if side == "source" else ()), *own]
+        write_json(folder / f"{name}.json", {piece: i for i, piece in enumerate(names)})
+        sizes.append(len(names))
+    write_json(folder / "tokenizer_config.json", {"separate_vocabs": True, "target_vocab_file": "target_vocab.json"})
+    fields = {"vocab_size": sizes[0], "decoder_vocab_size": sizes[1], "share_encoder_decoder_embeddings": False}
+    fields |= {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 64}
+    fields |= {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in SIZES.items()}
+    fields |= {"pad_token_id": 2, "eos_token_id": 0, "decoder_start_token_id": 2, "scale_embedding": True, **config}
+    model = transformers.MarianMTModel(transformers.MarianConfig(**fields, forced_eos_token_id=None))
+    randomize(model, 7, std=0.3)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.final_logits_bias.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+        for stack in (model.model.encoder, model.model.decoder):  # sinusoids, which randomize took for weights
+            stack.embed_positions.weight.copy_(stack.embed_positions.create_weight())
+    model.generation_config.bad_words_ids = [[2]]
+    model.save_pretrained(folder)
+    return folder
+
+
+SIZES = {"attention_heads": 4, "ffn_dim": 48}
+MARIAN: dict[str, dict[str, Any]] = {"tied": {}, "untied": {"tie_word_embeddings": False}}
+
+
+@pytest.mark.parametrize("case", MARIAN)
+@torch.no_grad()
+def test_marian_with_two_vocabularies(case: str, tmp_path: Path, assert_close: Compare) -> None:
+    folder = marian(tmp_path / "m", **MARIAN[case])
+    theirs, model = library_marian(folder), open_checkpoint(folder).model
+    assert (model.config.tied, model.config.source_end_id) == (case == "tied", 0)
+    generator = torch.Generator().manual_seed(2)
+    source = torch.randint(4, theirs.config.vocab_size, (3, 20), generator=generator)
+    fed = torch.randint(4, theirs.config.decoder_vocab_size, (3, 9), generator=generator)
+    expected = theirs(source, decoder_input_ids=fed)
+    hidden = model.encode(source, torch.ones_like(source, dtype=torch.bool))
+    assert_close(hidden, expected.encoder_last_hidden_state)
+    logits = model.logits(model(source, fed))
+    assert_close(logits[..., 3:], expected.logits[..., 3:], atol=1e-4)
+
+
+def test_marian_translates_with_two_vocabularies(tmp_path: Path) -> None:
+    folder = marian(tmp_path / "m")
+    theirs = library_marian(folder)
+    export_few(folder, tmp_path / "b", precisions=("fp32", "int8"))
+    tokens = transformers.MarianTokenizer.from_pretrained(folder)
+    texts = ["A man is riding.", ">>fra<< The girl, in a red hat, on the street?", "日本語 dogs"]
+    for target in ("cpu", "openvino"):
+        with edgewise.load(tmp_path / "b", target, "fp32", 1) as session:
+            found = session.translate(texts, beam_size=1, max_new_tokens=16)
+            chosen = session.translate("The girl, in a red hat, on the street?", target="fra", beam_size=1)
+            assert session.verify().ok
+        for text, result in zip(texts, found, strict=True):
+            read = tokens(text, return_tensors="pt")
+            assert list(result.source_tokens) == read["input_ids"][0].tolist()
+            new = theirs.generate(**read, do_sample=False, num_beams=1, max_new_tokens=16)[0, 1:].tolist()
+            assert list(result.tokens) == new
+            assert result.text.strip() == tokens.decode(new, skip_special_tokens=True)
+        assert chosen.source_tokens == found[1].source_tokens
+        with edgewise.load(tmp_path / "b", target, "int8", 1) as session:
+            assert session.translate(texts[0]).source_tokens == found[0].source_tokens
+
+
+def test_ten_thousand_lines_of_two_vocabularies_have_the_tokens_of_the_library(tmp_path: Path) -> None:
+    folder = marian(tmp_path / "m")
+    theirs, checkpoint = transformers.MarianTokenizer.from_pretrained(folder), open_checkpoint(folder)
+    assert checkpoint.source_tokenizer is not None
+    assert checkpoint.made_tokenizer is not None
+    ours = [Codec(text.encode()) for text in (checkpoint.source_tokenizer, checkpoint.made_tokenizer)]
+    for line in mixed(10_000):
+        assert [*ours[0].encode(line), 0] == theirs(line, split_special_tokens=True)["input_ids"], line
+        if not line.startswith(">>"):
+            expected = theirs(text_target=line, split_special_tokens=True)["input_ids"]
+            assert [*ours[1].encode(line), 0] == expected, line
+
+
+def test_vocabularies_of_marian_that_are_refused(tmp_path: Path) -> None:
+    folder = marian(tmp_path / "m")
+    change_json(folder / "config.json", share_encoder_decoder_embeddings=True)
+    with pytest.raises(ConfigError, match="share_encoder_decoder_embeddings is not false, and separate_vocabs is true"):
+        open_checkpoint(folder)
+    change_json(folder / "config.json", share_encoder_decoder_embeddings=False)
+    (folder / "target.spm").unlink()
+    with pytest.raises(TokenizerError, match=r"target\.spm: expected a SentencePiece model, got No such file"):
+        open_checkpoint(folder)

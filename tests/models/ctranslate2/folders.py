@@ -65,7 +65,8 @@ class Filler:
 def translator_folder(folder: Path, *, seed: int = 0, quantization: str | None = None, **case: Any) -> Path:
     """An encoder-decoder: ``pre_norm``, ``activation``, ``no_final_norm``, ``scaled``, ``untied``.
 
-    ``source_bos`` and ``source_eos`` say what CTranslate2 adds, ``template`` what the tokenizer does.
+    ``source_bos`` and ``source_eos`` say what CTranslate2 adds, ``template`` what the tokenizer does; ``sources`` are
+    the tokens of a vocabulary of their own, ``own_embedding`` is one without.
     """
     fill, words = Filler(seed), vocabulary()
     arguments = {
@@ -75,10 +76,12 @@ def translator_folder(folder: Path, *, seed: int = 0, quantization: str | None =
     }
     spec = TransformerSpec.from_config((2, 3), HEADS, **arguments)
     table, positions = fill.values(len(words), WIDTH), fill.values(POSITIONS, WIDTH)
+    sources: list[str] = case.get("sources", words)
+    own = fill.values(len(sources), WIDTH) if case.get("own_embedding") or sources != words else table
     for side, embeddings in ((spec.encoder, spec.encoder.embeddings[0]), (spec.decoder, spec.decoder.embeddings)):
         side.scale_embeddings = case.get("scaled", math.sqrt(WIDTH))
         side.position_encodings.encodings = positions
-        embeddings.weight = table
+        embeddings.weight = own if side is spec.encoder else table
         if hasattr(side, "layer_norm"):
             fill.norm(side.layer_norm, rms=False)
         for layer in side.layer:
@@ -86,7 +89,7 @@ def translator_folder(folder: Path, *, seed: int = 0, quantization: str | None =
     spec.decoder.projection.weight = fill.values(len(words), WIDTH) if case.get("untied") else table
     if case.get("output_bias", True):
         spec.decoder.projection.bias = fill.values(len(words))
-    spec.register_source_vocabulary(words)
+    spec.register_source_vocabulary(sources)
     spec.register_target_vocabulary(words)
     spec.config.add_source_bos = case.get("source_bos", False)
     spec.config.add_source_eos = case.get("source_eos", False)

@@ -125,7 +125,6 @@ def test_other_specifications_are_refused_by_name(spec: str, revision: int, tmp_
             {"decoder/layer_0/self_attention/linear_0/weight": torch.zeros(95, 32)},
             "linear_0 has a shape that cannot be cut into 3",
         ),
-        (translator_folder, {"decoder/embeddings/weight": torch.zeros(2, 32)}, "embeddings of their own, expected one"),
         (translator_folder, {"decoder/scale_embeddings": torch.tensor(2.0)}, r"scale_embeddings is \[2.0, 5.6"),
         (
             translator_folder,
