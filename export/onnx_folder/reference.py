@@ -184,10 +184,10 @@ _NUMPY = {"int64": np.int64, "int32": np.int32, "float": np.float32, "float16": 
 
 def _fed(value: ort.NodeArg, feeds: Arrays) -> NDArray[Any]:
     """What an input reads: ours as its type, or a past of no tokens."""
-    kind = _NUMPY[value.type.removeprefix("tensor(").removesuffix(")")]
-    if value.name in feeds:
+    kind = _NUMPY.get(value.type.removeprefix("tensor(").removesuffix(")"))
+    if value.name in feeds and kind is not None:
         return feeds[value.name].astype(kind)
-    if not value.name.startswith("past_key_values."):
+    if not value.name.startswith("past_key_values.") or kind is None or len(value.shape) != 4:
         raise ExportError(f"the graph reads {value.name}, which nothing here gives: export the checkpoint itself")
     rows, (_, heads, _, width) = len(feeds["input_ids"]), value.shape
     return np.zeros((rows, heads, 0, width), kind)
