@@ -55,6 +55,7 @@ from .runtime.bundle.manifest import (
     file_entries,
     write_manifest,
 )
+from .runtime.bundle.required import check_required
 from .runtime.bundle.scan import graph_spec
 from .runtime.bundle.schema import from_json
 from .runtime.tokenizer import Tokenizer
@@ -205,16 +206,17 @@ class _Builder:
             adapted = {n: choose_candidates(m) if n != names.ENCODER else m for n, m in adapted.items()}
         folder = self.folder / f"{target}-{graphs.precision}"
         files = write_graphs(folder, adapted)
-        self.variants.append(
-            Variant(
-                target=target,
-                precision=graphs.precision,
-                folder=folder.name,
-                graphs={name: graph_spec(file) for name, file in files.items()},
-                cache=CacheSpec.of(self.model.decoder, layout),
-                kernels=integer_products(adapted.values()),
-            )
+        variant = Variant(
+            target=target,
+            precision=graphs.precision,
+            folder=folder.name,
+            graphs={name: graph_spec(file) for name, file in files.items()},
+            cache=CacheSpec.of(self.model.decoder, layout),
+            kernels=integer_products(adapted.values()),
         )
+        if target == "cpu":  # the other engine adds inputs and outputs of its own
+            check_required(variant, self.model)
+        self.variants.append(variant)
 
     def finish(self, out: Path) -> BuildReport:
         """Write the report and the manifest over everything that is in the folder now."""

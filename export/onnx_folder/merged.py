@@ -33,7 +33,8 @@ def _branch(model: ir.Model, name: str, where: str) -> ir.Model:
     graph, nodes = model.graph, list(model.graph)
     choices = [node for node in nodes if node.op_type == "If"]
     branch = choices[0].attributes[name].value if len(choices) == 1 and name in choices[0].attributes else None
-    if not isinstance(branch, ir.Graph) or choices[0].inputs[0] is None or choices[0].inputs[0].name != CHOICE:
+    condition = choices[0].inputs[0] if choices and choices[0].inputs else None
+    if not isinstance(branch, ir.Graph) or condition is None or condition.name != CHOICE:
         raise ExportError(f"{where}: expected one If that chooses by {CHOICE}, and its branches: export it again")
     (choice,) = choices
     outputs = list(branch.outputs)

@@ -22,12 +22,14 @@ from ...models.beam_rules import Candidate, Decoded, SentenceBeams, length_norm
 from ...runtime.bundle.manifest import ModelSpec
 from ...runtime.bundle.scan import graph_spec
 from ..cases import BEAM_SIZE, LENGTH_PENALTY, Logits, Recorder
-from ..effort import Effort
+from ..effort import SHORTEST_ROOM, Effort
 from ..probes import Codec, Probe
 from ..weights import write_graphs
 from .adapt import SUPPRESSED
 
 Arrays = dict[str, NDArray[Any]]
+_MOST_LOGITS = 1 << 26
+"""Of one call, which gives them at every position: 256 MiB."""
 
 
 class NaiveGraphs:
@@ -85,10 +87,11 @@ class GraphRecorder(Recorder):
         self.graphs = graphs
 
     def asked(self) -> list[Probe]:
-        """As always, but never with a cache."""
+        """As always, but never with a cache, and no longer than the logits of all positions of all beams allow."""
         if self.spec.decoder is None:
             return super().asked()
-        return self._fitting(self.max_context - 2, Effort(weights=self.weights, beams=BEAM_SIZE))
+        most = max(SHORTEST_ROOM, _MOST_LOGITS // (BEAM_SIZE * self.spec.vocab_size))
+        return self._fitting(min(self.max_context - 2, most), Effort(weights=self.weights, beams=BEAM_SIZE))
 
     def searched(self, spec: ModelSpec, input_ids: tuple[int, ...], limit: int) -> tuple[Decoded, Decoded]:
         """See :class:`~edgewise.export.cases.Recorder`; rules: :mod:`edgewise.models.decode`."""
@@ -181,10 +184,10 @@ _NUMPY = {"int64": np.int64, "int32": np.int32, "float": np.float32, "float16": 
 
 def _fed(value: ort.NodeArg, feeds: Arrays) -> NDArray[Any]:
     """What an input reads: ours as its type, or a past of no tokens."""
-    kind = _NUMPY[value.type.removeprefix("tensor(").removesuffix(")")]
-    if value.name in feeds:
+    kind = _NUMPY.get(value.type.removeprefix("tensor(").removesuffix(")"))
+    if value.name in feeds and kind is not None:
         return feeds[value.name].astype(kind)
-    if not value.name.startswith("past_key_values."):
+    if not value.name.startswith("past_key_values.") or kind is None or len(value.shape) != 4:
         raise ExportError(f"the graph reads {value.name}, which nothing here gives: export the checkpoint itself")
     rows, (_, heads, _, width) = len(feeds["input_ids"]), value.shape
     return np.zeros((rows, heads, 0, width), kind)

@@ -127,7 +127,10 @@ def _model(
     family: Family | None, doubt: str, config: Mapping[str, Any], facts: Facts, sizes: GraphSizes, where: str
 ) -> tuple[dict[str, Any], str]:
     """The network, and what read it."""
-    (architecture,) = config.get("architectures") or ["?"]
+    named = config.get("architectures")
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        raise ConfigError(f"{where}: architectures is {named!r}, expected one name")
+    architecture = named[0]
     if family is not None:
         try:
             return family.config(Fields(config, where), facts).to_json(), f"{architecture}, by the row of its family"
@@ -223,7 +226,7 @@ def _check_sizes(model: Mapping[str, Any], sizes: GraphSizes, where: str) -> Non
         faults.append(f"vocab_size is {model['vocab_size']}, the graphs have {sizes.vocab_size} logits")
     if decoder := model.get("decoder"):
         heads = decoder.get("n_kv_heads") or decoder["n_heads"]
-        width = decoder.get("head_dim") or decoder["d_model"] // decoder["n_heads"]
+        width = decoder.get("head_dim") or decoder["d_model"] // max(1, decoder["n_heads"])
         said, found = (decoder["n_layers"], heads, width), (sizes.layers, sizes.kv_heads, sizes.head_dim)
         if said != found:
             faults.append(f"layers, heads and head width of keys are {said}, the graphs' cache has {found}")

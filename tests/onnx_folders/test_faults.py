@@ -223,6 +223,36 @@ FAULTS: dict[str, Fault] = {
         ConfigError,
         r"layers, heads and head width of keys are \(3, 2, 4\), the graphs' cache has \(2, 2, 4\)",
     ),
+    "no one architecture": (
+        "llama",
+        config(architectures=["LlamaForCausalLM", "LlamaModel"]),
+        ConfigError,
+        "architectures is .*, expected one name",
+    ),
+    "tokens behind a prompt": (
+        "opt",
+        lambda f: template(f, "</s>", "</s>"),
+        ConfigError,
+        r"puts \(2,\) before and \(2,\) after a text, expected bos_token_id \(2\) or nothing before, and nothing after",
+    ),
+    "tokens behind a source": (
+        "bart",
+        lambda f: (config(architectures=["OtherForConditionalGeneration"])(f), template(f, "<s>", "<unk>")),
+        ConfigError,
+        r"puts \(0,\) before and \(3,\) after a text, expected one token or nothing before, and eos_token_id \(2\)",
+    ),
+    "no number of heads": (
+        "opt",
+        config(num_attention_heads=None),
+        ConfigError,
+        "none of decoder_attention_heads, num_attention_heads, num_heads, n_head, n_heads is there",
+    ),
+    "a cache that is not given": (
+        "llama",
+        graph(rename("output", "present.1.value", "more")),
+        BundleFormatError,
+        "as the graph 'decoder' lacks outputs present_value_1",
+    ),
     "no object": (
         "llama",
         lambda f: (f / "config.json").write_text("[]"),
@@ -261,6 +291,18 @@ FAULTS: dict[str, Fault] = {
         "num_beam_groups is 3: a bundle holds no such setting",
     ),
 }
+
+
+def template(folder: Path, before: str, after: str) -> None:
+    """Other tokens around a text."""
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{before} $A {after}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in {before, after}],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def config_of_generation(folder: Path, **fields: Any) -> None:
