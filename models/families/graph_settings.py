@@ -91,6 +91,11 @@ def read_graph_settings(folder: Path, sizes: GraphSizes) -> GraphSettings:
     family, doubt = _family(config, where)
     made = family.tokenizer(folder, config) if family else None
     tokenizer = _tokenizer(folder, made)
+    if family and family.source_tokenizer(folder, config) is not None:
+        raise ConfigError(
+            f"{where}: sources have a vocabulary of their own, with which no graphs of others are read: export the "
+            "checkpoint itself"
+        )
     facts = _facts(folder, config, tokenizer, family)
     model, how = _model(family, doubt, config, facts, sizes, where)
     _check_sizes(model, sizes, where)

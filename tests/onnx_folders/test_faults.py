@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from edgewise.errors import (
 )
 from edgewise.export.onnx_folder import reading
 from edgewise.export.onnx_folder.files import find_graphs, is_onnx_folder
+from edgewise.models.families import graph_settings
+from edgewise.models.families.marian import MARIAN
 from edgewise.runtime.load import load
 
 from ..bundles import Damaged
@@ -325,6 +328,13 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_MOST_BYTES", 1000)
     with pytest.raises(CheckpointError, match="has 153039 bytes, expected at most 1000, as protobuf has"):
         export(GOLDENS / "llama", tmp_path / "bundle")
+
+
+def test_two_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = replace(MARIAN, source_tokenizer=lambda *_: ("{}", 0))
+    monkeypatch.setattr(graph_settings, "family_of", lambda *_: family)
+    with pytest.raises(ConfigError, match="sources have a vocabulary of their own, .* export the checkpoint itself"):
+        export(GOLDENS / "marian", tmp_path / "bundle", ("cpu",))
 
 
 def test_no_mask_of_texts(tmp_path: Path) -> None:
