@@ -333,7 +333,7 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = replace(MARIAN, source_tokenizer=lambda *_: ("{}", 0))
     monkeypatch.setattr(graph_settings, "family_of", lambda *_: family)
-    with pytest.raises(ConfigError, match="sources have a vocabulary of their own, .* export the checkpoint itself"):
+    with pytest.raises(ConfigError, match=r"sources have a vocabulary of their own, .* export the checkpoint itself"):
         export(GOLDENS / "marian", tmp_path / "bundle", ("cpu",))
 
 
