@@ -34,7 +34,7 @@ def test_greedy_tokens_are_the_librarys(name: str, tmp_path: Path) -> None:
         naive(name, tmp_path), opened.manifest.model, Tokenizer.open(opened.tokenizer_path), opened.manifest.max_context
     )
     for row in expected(name):
-        greedy, beam = recorder.searched(tuple(row["ids"]), 8)
+        greedy, beam = recorder.searched(recorder.spec, tuple(row["ids"]), 8)
         assert list(greedy.tokens) == row["greedy"]
         found = np.array(greedy.logits)[:, ::16]
         np.testing.assert_allclose(found, row["logits"], atol=1e-4, rtol=1e-4)

@@ -51,7 +51,9 @@ def tokenizer() -> Tokenizer:
 def manifest(task: Task, model: Transformer, *, variants: tuple[str, ...] = ("cpu-fp32",), **changes: Any) -> Manifest:
     tensor = (TensorSpec(name="ids", dtype="int64", shape=("batch", "time")),)
     names = [name for name in ("encoder", "decoder") if getattr(model.config, name)]
-    graphs = {name: GraphSpec(file=f"{name}.onnx", inputs=tensor, outputs=tensor) for name in names}
+    hidden = (TensorSpec(name="hidden", dtype="float32", shape=("batch", "time", model.config.d_model)),)
+    given = {"encoder": hidden, "decoder": tensor}
+    graphs = {name: GraphSpec(file=f"{name}.onnx", inputs=tensor, outputs=given[name]) for name in names}
     if changes.get("alignment_layer") is not None:
         graphs["alignment"] = GraphSpec(file="alignment.onnx", inputs=tensor, outputs=tensor)
     spec = ModelSpec.from_json(model.config.to_json())
