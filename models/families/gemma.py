@@ -9,6 +9,7 @@ bfloat16, in which the checkpoints were trained, that number would be rounded fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .windows import FULL, SLIDING, windows_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+_MOST = 2**63  # what a number of a configuration is below
 _GLOBAL_THETA, _LOCAL_THETA = 1e6, 1e4
 
 
@@ -59,7 +61,7 @@ def _common(fields: Fields) -> dict[str, Any]:
         "tied": True,
         "activation": ("hidden_activation", "gelu_pytorch_tanh"),
         "norm_place": "sandwich",
-        "attention_scale": None if scalar in (None, head_dim) else float(scalar) ** -0.5,
+        "attention_scale": None if scalar in (None, head_dim) else _float(scalar) ** -0.5,
         "attention_bias": fields.get("attention_bias", bool, False),
         "feed_forward_bias": False,
     }
@@ -101,7 +103,10 @@ def _ropes(fields: Fields) -> tuple[Callable[[], RopeConfig], Callable[[], RopeC
 
 
 def _float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
+    """An integer as a number; one that is none is refused as what is not finite is."""
+    if type(value) is not int:
+        return value
+    return float(value) if abs(value) < _MOST else math.inf
 
 
 def _adapt(name: str, tensor: Tensor, facts: Facts) -> Tensor:

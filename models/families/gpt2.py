@@ -19,7 +19,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     epsilon = fields.get("layer_norm_epsilon", float, 1e-5)
     vocabulary, positions = fields.get("vocab_size", int), fields.get("n_positions", int)
     tied = fields.get("tie_word_embeddings", bool, True)
-    start, end = fields.get("bos_token_id", int, 50256), facts.end_id(fields, several=True)
+    start, end = fields.get("bos_token_id", int, 50256), facts.end_id(fields, several=True, default=50256)
     pad = fields.get("pad_token_id", int, end)
     fields.only(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     # Of training, of other heads, and how products are ordered in half precision.

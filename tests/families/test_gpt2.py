@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from itertools import product
@@ -51,6 +52,19 @@ def test_logits_and_tokens_are_those_of_the_library(
 
 def test_a_case_tells_its_switches_apart(folder: Callable[[str], Path]) -> None:
     check_switches(folder("untied"), {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5})
+
+
+def test_without_an_end_token_it_is_that_of_gpt2(tmp_path: Path) -> None:
+    """As ``GPT2Config`` has it; the vocabulary here is too small for it, and says so."""
+    folder = gpt2_folder(tmp_path / "tiny")
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).is_file():
+            fields = json.loads((folder / name).read_text())
+            fields.pop("eos_token_id", None)
+            (folder / name).write_text(json.dumps(fields))
+    with pytest.raises(ConfigError, match=r"_id \(50256\) must be a token id below"):
+        open_checkpoint(folder)
+    assert transformers.GPT2Config().eos_token_id == 50256
 
 
 def test_a_bundle_replays_the_reference(tmp_path: Path) -> None:
