@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from ...errors import ExportError
 from ...runtime.bundle import signature as names
-from .patterns import CONTRIB, before_heads, constant, producer, scale_of, self_attentions, unturned, window_of
+from .patterns import CONTRIB, before_heads, cap_of, constant, producer, scale_of, self_attentions, unturned, window_of
 
 WIDTH_UNIT, TURNED_WIDTH_UNIT = 8, 16
 
@@ -23,7 +23,7 @@ WIDTH_UNIT, TURNED_WIDTH_UNIT = 8, 16
 def needs_grouped(graph: ir.Graph) -> bool:
     """Whether no other kernel has what a self-attention of a decoder asks for."""
     return any(
-        is_grouped(node) or window_of(node) is not None or "softcap" in node.attributes
+        is_grouped(node) or window_of(node) is not None or cap_of(node) is not None
         for _, node in self_attentions(graph)
     )
 
@@ -57,8 +57,8 @@ def grouped_attention(graph: ir.Graph, node: ir.Node, past_length: ir.Value, cac
     attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": int(rotary is not None)}
     if (window := window_of(node)) is not None:
         attributes["local_window_size"] = window
-    if "softcap" in node.attributes:
-        attributes["softcap"] = node.attributes["softcap"]
+    if (cap := cap_of(node)) is not None:
+        attributes["softcap"] = cap
     fused = ir.node(
         "GroupQueryAttention",
         [*map(before_heads, (query, key, value)), *caches, lengths, total, *tables],

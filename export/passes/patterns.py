@@ -127,6 +127,11 @@ def without_bias(value: ir.Value) -> tuple[ir.Value, np.ndarray[tuple[int, ...],
     return product, bias.const_value.numpy()
 
 
+def cap_of(node: ir.Node) -> float | None:
+    """What the scores of an ``Attention`` stay below; ``None``: nothing, which PyTorch writes as a cap of 0."""
+    return node.attributes["softcap"].as_float() or None if "softcap" in node.attributes else None
+
+
 def window_of(node: ir.Node) -> int | None:
     """How many keys a query of an ``Attention`` sees, which the last part of its mask says; ``None``: all before it."""
     mask = node.inputs[3].producer() if node.inputs[3] is not None else None
