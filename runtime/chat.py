@@ -25,6 +25,7 @@ _BLANKS = range(0xE000, 0x110000)  # private use, characters that no template lo
 Message = Mapping[str, str]
 _QUESTION = {"role": "user", "content": "What is the capital of France?"}
 _ANSWER = {"role": "assistant", "content": "Paris."}
+_SYSTEM = {"role": "system", "content": "You answer."}
 
 
 class ChatTemplate:
@@ -90,9 +91,13 @@ class ChatTemplate:
             TokenizerError: the template fails.
         """
         try:
-            return self.render([_QUESTION, _ANSWER, _QUESTION])
+            text = self.render([_QUESTION, _ANSWER, _QUESTION])
         except InputError:
             return ""
+        try:
+            return text + self.render([_SYSTEM, _QUESTION])
+        except (InputError, TokenizerError):  # some templates know no system message
+            return text
 
     def turn_end(self) -> str | None:
         """The control token that the template puts behind an answer, white space between left out; ``None`` for none.

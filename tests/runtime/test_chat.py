@@ -414,3 +414,13 @@ def test_the_limits_are_those_of_text() -> None:
     from edgewise.runtime.tokenizer import MAX_TEXT_CHARACTERS
 
     assert chat.MAX_CHAT_CHARACTERS == MAX_TEXT_CHARACTERS
+
+
+def test_a_frame_holds_what_stands_around_every_message() -> None:
+    """Marks of system messages, too; some templates refuse those."""
+    source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    assert all(mark in ChatTemplate(source).frame() for mark in ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"))
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}" + source
+    frame = ChatTemplate(refusing).frame()
+    assert "<|user|>" in frame
+    assert "<|system|>" not in frame
