@@ -29,15 +29,31 @@ def read_graph(file: Path) -> ir.Model:
     for name, tensor in _external(model):
         place = Path(str(tensor.location))
         beside = file.parent / place.name
-        if place.name != str(tensor.location) or not beside.is_file():
+        if place.name != str(tensor.location) or not _is_file(beside):
             raise CheckpointError(
                 f"{file}: the weights {name!r} lie in {str(tensor.location)!r}, expected a file beside the graph"
             )
         ends, has = (tensor.offset or 0) + (tensor.length or 0), beside.stat().st_size
         if ends > has or (tensor.offset or 0) < 0:
             raise CheckpointError(f"{file}: {name!r} ends at {ends} of {beside.name}, which has {has} bytes: copy it")
-    _take_in_small(model)
+    try:
+        _take_in_small(model)
+        for graph in (model.graph, *model.graph.subgraphs()):
+            for value in graph.initializers.values():
+                if value.const_value is not None:
+                    value.const_value.numpy()  # a view, which a damaged tensor does not have
+        model.clone()  # nor has a graph that is not in order a copy
+    except Exception as error:  # the libraries below raise what they like
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{file}: expected a whole ONNX graph, got {reason}: export it again") from error
     return model
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _take_in_small(model: ir.Model) -> None:

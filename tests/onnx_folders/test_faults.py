@@ -126,6 +126,16 @@ def control_flow(model: Graph) -> None:
     model.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.INT64, ["a", "b"]))
 
 
+def cut_weight(model: Graph) -> None:
+    """The numbers of a matrix are fewer than its shape says."""
+    weight = next(w for w in model.graph.initializer if len(w.dims) == 2 and w.raw_data)
+    weight.raw_data = weight.raw_data[:-8]
+
+
+def in_a_circle(model: Graph) -> None:
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+
+
 Fault = tuple[str, Callable[[Path], object], type[EdgewiseError], str]
 FAULTS: dict[str, Fault] = {
     "no graphs": ("llama", lambda f: (f / "model.onnx").unlink(), CheckpointError, "has no graphs encoder_model.onnx"),
@@ -159,6 +169,8 @@ FAULTS: dict[str, Fault] = {
         CheckpointError,
         r"ends at \d+ of weights.data, which has 8 bytes",
     ),
+    "a weight cut short": ("llama", graph(cut_weight), CheckpointError, "expected a whole ONNX graph, got"),
+    "a circle": ("llama", graph(in_a_circle), CheckpointError, "expected a whole ONNX graph, got"),
     "custom operator": (
         "llama",
         graph(add_node("Leak", "evil")),
