@@ -48,7 +48,8 @@ class Directions:
         if languages is None:
             _check_only(manifest, source, target)
             return manifest.model
-        source, target = source or languages.default_source, target or languages.default_target
+        source = languages.default_source if source is None else source
+        target = languages.default_target if target is None else target
         if languages.source is None and source is not None:
             raise InputError(
                 f"bundle {manifest.name!r} reads texts without being told their language: leave out source ({source!r})"

@@ -106,6 +106,10 @@ def pivot(
     between = [[h for h in generation.hypotheses if h.text.strip()] for generation in found]
     if lost := [i for i, hypotheses in enumerate(between) if not hypotheses]:
         raise InputError(f"text {lost[0]} has an empty translation into the language between: nothing can go on")
+    for name in ("prefix", "source", "target"):
+        each = arguments.get(name)
+        if isinstance(each, list | tuple) and len(each) == len(between):  # of every text, and so of all its paths
+            arguments[name] = [one for one, paths in zip(each, between, strict=True) for _ in paths]
     outs = iter(second.translate([h.text for hypotheses in between for h in hypotheses], **arguments))
     results = [
         Pivoted(into=generation, paths=_ranked([(h, next(outs)) for h in hypotheses]))

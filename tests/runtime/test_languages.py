@@ -176,6 +176,13 @@ def test_defaults_are_taken_where_nobody_chooses() -> None:
     assert free.of(None, None).source((9,)) == (9, END)
 
 
+def test_an_empty_code_is_no_language() -> None:
+    session = session_with(default_source="de", default_target="en")
+    for name in ("source", "target"):
+        with pytest.raises(InputError, match=rf"{name} \(''\)"):
+            session.translate(["A man"], **{name: ""})
+
+
 def test_a_bundle_of_two_languages_takes_these_two() -> None:
     session = session_for("translate", 1)
     assert session.translate("A man", source="en", target="de").tokens == session.translate("A man").tokens

@@ -43,6 +43,15 @@ def test_paths_are_ranked_by_both_scores() -> None:
     assert [p.normalized_score for p in found.paths] == pytest.approx(scores, abs=1e-4)
 
 
+def test_what_is_said_of_each_text_is_said_of_all_its_paths() -> None:
+    first, second = session_for("translate", 1), session_for("translate", 2)
+    arguments: Any = {"candidates": 2, "into": {"beam_size": 2, **LIMITS}, **LIMITS}
+    found = edgewise.pivot(TEXTS, first, second, prefix=["A man", "Two dogs"], **arguments)
+    for text, prefix, result in zip(TEXTS, ["A man", "Two dogs"], found, strict=True):
+        alone = edgewise.pivot(text, first, second, prefix=prefix, **arguments)
+        assert [path.out.tokens for path in result.paths] == [path.out.tokens for path in alone.paths]
+
+
 def test_what_is_refused() -> None:
     session = session_for("translate", 1)
     with pytest.raises(InputError, match=r"candidates \(0\) must be an integer of at least 1"):
