@@ -2,7 +2,7 @@
 
 Contract: in an encoder's graph what treats every token by itself computes ``(B*S, D)`` in place of ``(B, S, D)``, from
 the embeddings that were looked up to the result; an attention, a pooling, and whatever else reads texts gets them as
-texts. The same numbers, to the bit.
+texts. The same numbers, to the bit but where a float32 product adds in another order.
 
 Why: rounding rows to integers is one operator that wants them in two dimensions (:mod:`.many_rows`). To get there and
 back at each product takes six operators, which are a third of those of a whole graph.
@@ -117,13 +117,15 @@ class _Rows:
 
 
 def _looks_up(node: ir.Node) -> bool:
-    """Whether ``node`` reads a row of a stored matrix for every token."""
+    """Whether ``node`` reads a row of a stored matrix for every token, and not for every pair of tokens."""
     if node.op_type not in ("Gather", "GatherBlockQuantized") or not is_constant(node.inputs[0]):
         return False
     table, indices = node.inputs[:2]
     assert table is not None and indices is not None
     along_rows = all(node.attributes[n].as_int() == 0 for n in ("axis", "gather_axis") if n in node.attributes)
-    return along_rows and table.shape is not None and len(table.shape) == 2 and not is_constant(indices)
+    maker = indices.producer()
+    of_tokens = indices.is_graph_input() or (maker is not None and maker.op_type == "Expand")  # or where they stand
+    return along_rows and of_tokens and table.shape is not None and len(table.shape) == 2
 
 
 def _keeps_rows(node: ir.Node) -> bool:

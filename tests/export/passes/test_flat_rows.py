@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from edgewise.export.passes.flat_rows import flatten_rows
 from edgewise.export.passes.many_rows import fuse_many_rows
 from edgewise.export.passes.patterns import copy_of, finish
 from edgewise.export.portable import portable_graphs
-from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.config import ModelConfig, RelativeConfig, StackConfig
 from edgewise.models.transformer import Transformer
 from edgewise.quantize.graph import VOCABULARY, matrices, quantize_graph
 from edgewise.quantize.kernels import Scaling
@@ -97,6 +98,23 @@ def test_with_factors(change: dict[str, Any]) -> None:
     count = _same(_quantized(model, "int8-scaled-rows", scaled))
     assert (count["QuantizeLinear"], count["MatMulIntegerToFloat"]) == (2 * 4, 2 * (6 + ("gated" in change)))
     assert not count.keys() & {"Round", "MatMulInteger"}
+
+
+def test_a_bias_of_two_tokens_is_no_row() -> None:
+    """Relative positions (T5) look up a number for every pair of tokens."""
+    model = _network("embedding")
+    config = dataclasses.replace(model.config, positions="relative", relative=RelativeConfig())
+    relative = Transformer(config).eval()
+    for parameter in relative.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.3
+    texts = finish(fuse_encoder_attention(portable_graphs(relative)["encoder"]), 24)
+    rows = finish(flatten_rows(fuse_encoder_attention(portable_graphs(relative)["encoder"])), 24)
+    inputs = _inputs(texts)
+    if "segments" in inputs:
+        inputs["segments"] %= 2
+    expected, found = compute(texts, inputs), compute(rows, inputs)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
 
 
 def test_texts_are_made_only_where_they_are_read() -> None:
