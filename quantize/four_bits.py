@@ -79,7 +79,9 @@ def _rounded(blocks: Floats) -> tuple[Floats, Floats, Floats]:
     width = blocks.max(axis=1) - low
     best = _tried(blocks, low, width)
     ranges = [(low + width * np.float32((1 - share) / 2), width * np.float32(share)) for share in RANGES[1:]]
-    for found in (_tried(blocks, *tried) for tried in (_eight_and_seven(blocks), *ranges)):
+    exact = _tried(blocks, *_eight_and_seven(blocks))
+    exact[3][exact[3] > 0] = np.inf  # of other weights these levels are no better than the ranges
+    for found in (exact, *(_tried(blocks, *tried) for tried in ranges)):
         better = found[3] < best[3]
         for kept, new in zip(best, found, strict=True):
             kept[better] = new[better]
@@ -102,7 +104,7 @@ def _tried(blocks: Floats, low: Floats, width: Floats) -> tuple[Floats, Floats, 
     levels = np.clip(np.rint((blocks - low[:, None]) / step[:, None]), 0, LEVELS)
     scale, minimum = _fitted(blocks, levels, step)
     error, plain = _squared(blocks, levels, scale, minimum), _squared(blocks, levels, step, low)
-    as_is = plain <= error
+    as_is = plain == 0
     scale[as_is], minimum[as_is], error[as_is] = step[as_is], low[as_is], plain[as_is]
     return levels, scale, minimum, error
 
