@@ -222,9 +222,9 @@ def test_the_gate_measures_and_keeps_only_what_was_asked_for(
     assert [variant.name for variant in Bundle.open(tmp_path / "bundle").manifest.variants] == ["cpu-int8"]
 
 
-def _ruined(model: ir.Model, chosen: Mapping[str, Kernel]) -> ir.Model:
+def _ruined(model: ir.Model, chosen: Mapping[str, Kernel], scaled: Any = None) -> ir.Model:
     """A quantizer that has the sign of every scale wrong."""
-    quantized = quantize_graph(model, chosen)
+    quantized = quantize_graph(model, chosen, scaled)
     for name, value in quantized.graph.initializers.items():
         if name.endswith("scale") and value.const_value is not None:
             value.const_value = ir.tensor(np.negative(value.const_value.numpy()), name=name)
