@@ -45,12 +45,12 @@ from .runtime.bundle.manifest import (
     KernelChoice,
     Languages,
     Manifest,
-    ModelSpec,
     Task,
     Variant,
     file_entries,
     write_manifest,
 )
+from .runtime.bundle.model_spec import ModelSpec
 from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
 from .runtime.bundle.schema import from_json

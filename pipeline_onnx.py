@@ -47,7 +47,6 @@ from .runtime.bundle.manifest import (
     CacheSpec,
     Layout,
     Manifest,
-    ModelSpec,
     Target,
     Task,
     Variant,
@@ -55,6 +54,7 @@ from .runtime.bundle.manifest import (
     file_entries,
     write_manifest,
 )
+from .runtime.bundle.model_spec import ModelSpec
 from .runtime.bundle.required import check_required
 from .runtime.bundle.scan import graph_spec
 from .runtime.bundle.schema import from_json

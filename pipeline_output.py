@@ -14,7 +14,8 @@ from .errors import ExportError, TokenizerError
 from .models.chat import ChatSource
 from .quantize import gate
 from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
-from .runtime.bundle.manifest import MANIFEST_FILE, TOKENIZER_FILE, Licence, ModelSpec
+from .runtime.bundle.manifest import MANIFEST_FILE, TOKENIZER_FILE, Licence
+from .runtime.bundle.model_spec import ModelSpec
 from .runtime.chat import ChatTemplate
 from .runtime.tokenizer import Tokenizer
 

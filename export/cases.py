@@ -30,7 +30,8 @@ from ..runtime.bundle.cases import (
     fold,
     log_sum_exp,
 )
-from ..runtime.bundle.manifest import ModelSpec, Task
+from ..runtime.bundle.manifest import Task
+from ..runtime.bundle.model_spec import ModelSpec
 from .effort import FEWEST_STEPS, MOST_STEPS, Effort, ordinary
 from .languages import directed, directions
 from .probes import EXTRA_TOKENS, LONGEST, ORDINARY, SWEEP_NEW_TOKENS, SWEEP_TOKENS, Codec, Probe, probes

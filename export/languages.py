@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..models.config import ModelConfig
 from ..runtime.bundle.cases import Case
-from ..runtime.bundle.manifest import ModelSpec
+from ..runtime.bundle.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from ..models.transformer import Transformer

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from ..errors import ConfigError
+from .config_checks import (
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_ROWS,
+    MOST_WIDTH,
+    check_size,
+    check_types,
+    fields_of,
+    require,
+    with_tuples,
+)
 from .languages import LanguageConfig
+from .position_config import RelativeConfig, RopeConfig
 
 NormPlace = Literal["post", "pre", "sandwich"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"]
-RopeScaling = Literal["none", "linear", "llama3", "yarn"]
 Head = Literal["vocabulary", "classes", "embedding", "tags", "span"]
 Pooling = Literal["mean", "first"]
 Pooler = Literal["tanh", "relu"]
 ClassScores = Literal["softmax", "sigmoid", "identity"]
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
-
-MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_ROWS = 256, 1024, 2**20, 2**24
-"""The largest sizes, those of a bundle's manifest: a configuration from outside must not size a network."""
+_OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +88,26 @@ class StackConfig:
     attention_cap: float | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         for name, most in (("n_layers", MOST_LAYERS), ("d_model", MOST_WIDTH), ("n_heads", MOST_HEADS)):
-            _check_size(self, name, most)
-        _check_size(self, "d_ff", MOST_WIDTH)
+            check_size(self, name, most)
+        check_size(self, "d_ff", MOST_WIDTH)
         if self.head_dim is None:
-            _require(
+            require(
                 self.d_model % self.n_heads == 0,
                 f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})",
             )
         else:
-            _check_size(self, "head_dim", MOST_WIDTH)
-        _require(self.d_model % 2 == 0, f"d_model ({self.d_model}) must be even: positions pair a sine and a cosine")
-        _require(self.kv_heads > 0, f"n_kv_heads ({self.n_kv_heads}) must be positive")
-        _require(
+            check_size(self, "head_dim", MOST_WIDTH)
+        require(self.d_model % 2 == 0, f"d_model ({self.d_model}) must be even: positions pair a sine and a cosine")
+        require(self.kv_heads > 0, f"n_kv_heads ({self.n_kv_heads}) must be positive")
+        require(
             self.n_heads % self.kv_heads == 0,
             f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})",
         )
         if self.window is not None:
-            _check_size(self, "window", MOST_ROWS)
-        _require(
+            check_size(self, "window", MOST_ROWS)
+        require(
             self.windowed_layers is None or self.window is not None,
             f"windowed_layers {self.windowed_layers} belong to a window",
         )
@@ -109,7 +116,7 @@ class StackConfig:
 
     def _check_layers(self, name: str) -> None:
         for layer in getattr(self, name) or ():
-            _require(0 <= layer < self.n_layers, f"{name} ({layer}) must be below n_layers ({self.n_layers})")
+            require(0 <= layer < self.n_layers, f"{name} ({layer}) must be below n_layers ({self.n_layers})")
 
     def window_of(self, layer: int) -> int | None:
         """How many keys a query of a layer sees at most; ``None``: all that it may."""
@@ -129,77 +136,6 @@ class StackConfig:
     def ends_in_norm(self) -> bool:
         """Whether a normalization follows the last layer."""
         return self.norm_place != "post" if self.final_norm is None else self.final_norm
-
-
-@dataclass(frozen=True, kw_only=True)
-class RopeConfig:
-    """Rotary positions (Su et al. 2021, equation 34): frequency ``i`` of a head is ``theta ** (-2 i / head_dim)``.
-
-    ``scaling`` changes the frequencies for contexts longer than trained on. ``linear`` divides all of them by
-    ``factor`` (Chen et al. 2023, equation 4). ``llama3`` divides those whose wave is longer than ``original_positions /
-    low_freq_factor``, leaves those shorter than ``original_positions / high_freq_factor``, and goes smoothly from one
-    to the other between (Grattafiori et al. 2024; reference: ``apply_scaling`` in ``models/llama3/model.py`` of
-    github.com/meta-llama/llama-models). ``yarn`` divides those that turn less than ``beta_slow`` times in
-    ``original_positions``, leaves those that turn more than ``beta_fast`` times, and goes from one to the other as the
-    number of the frequency does, from whole number to whole number with ``truncate`` (Peng et al. 2023, section 3.2).
-
-    ``attention_factor`` multiplies what was turned, queries and keys alike (there, section 3.4).
-    """
-
-    theta: float = 10000.0
-    scaling: RopeScaling = "none"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_positions: int | None = None
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    truncate: bool = True
-    attention_factor: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        _require(self.scaling != "none" or self.factor == 1.0, f"factor ({self.factor}) belongs to a scaling")
-        if self.scaling in ("llama3", "yarn"):
-            original = self.original_positions
-            _require(
-                original is not None and original > 0,
-                f"{self.scaling} scaling needs original_positions; it is {original}",
-            )
-            _check_size(self, "original_positions", MOST_ROWS)
-            for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
-                least, most = getattr(self, low), getattr(self, high)
-                _require(least < most, f"{low} ({least}) must be below {high} ({most})")
-        else:
-            _require(self.original_positions is None, "original_positions belong to llama3 and yarn scaling only")
-        _require(
-            self.scaling == "yarn" or self.attention_factor == 1.0,
-            f"attention_factor ({self.attention_factor}) belongs to yarn scaling only",
-        )
-        _require(self.scaling != "yarn" or self.theta > 1, f"theta ({self.theta}) must be above 1 for yarn scaling")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelativeConfig:
-    """Relative positions (Raffel et al. 2020, section 2.1): every head adds a number of its own to the score of a key.
-
-    Which one depends on how far the key is from the query: the distances are divided among ``buckets``, which grow with
-    the distance; keys ``max_distance`` and more away share the last. The layers of a stack share the numbers.
-    """
-
-    buckets: int = 32
-    max_distance: int = 128
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        for name in ("buckets", "max_distance"):
-            _check_size(self, name, MOST_ROWS)
-        _require(self.buckets >= 4, f"buckets ({self.buckets}) must be at least 4: two on each side of a query")
-        _require(
-            self.max_distance > self.buckets // 2,
-            f"max_distance ({self.max_distance}) must be above half of the buckets ({self.buckets}): each of these "
-            "holds one distance",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,27 +231,27 @@ class ModelConfig:
     logit_cap: float | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require(
+        check_types(self)
+        require(
             self.encoder is not None or self.decoder is not None,
             "a model needs an encoder, a decoder, or both; this one has neither",
         )
-        _require(self.encoder is None or self.encoder.window is None, "a window belongs to a decoder, not an encoder")
+        require(self.encoder is None or self.encoder.window is None, "a window belongs to a decoder, not an encoder")
         if self.encoder and self.decoder:
-            _require(
+            require(
                 self.encoder.d_model == self.decoder.d_model,
                 f"encoder d_model ({self.encoder.d_model}) must equal decoder d_model ({self.decoder.d_model})",
             )
-        _check_size(self, "max_positions", MOST_ROWS)
+        check_size(self, "max_positions", MOST_ROWS)
         for name in ("pad_id", "start_id", "end_id", "mask_id", "forced_id"):
             self._check_token(name, getattr(self, name))
         for name in _OF_SOURCES:
             self._check_token(name, getattr(self, name), of_source=True)
-        _check_size(self, "vocab_size", MOST_ROWS)
+        check_size(self, "vocab_size", MOST_ROWS)
         if self.source_vocab_size is not None:
-            _check_size(self, "source_vocab_size", MOST_ROWS)
-            _require(self.pad_source < self.source_vocab_size, f"pad_id ({self.pad_id}) pads no source: source_pad_id")
-            _require(self.end_source < self.source_vocab_size, f"end_id ({self.end_id}) ends no source: source_end_id")
+            check_size(self, "source_vocab_size", MOST_ROWS)
+            require(self.pad_source < self.source_vocab_size, f"pad_id ({self.pad_id}) pads no source: source_pad_id")
+            require(self.end_source < self.source_vocab_size, f"end_id ({self.end_id}) ends no source: source_end_id")
         self._check_positions()
         self._check_head()
         self._check_pairs()
@@ -323,62 +259,62 @@ class ModelConfig:
     def _check_token(self, name: str, value: int | None, of_source: bool = False) -> None:
         own = of_source and self.source_vocab_size is not None
         size = self.source_vocab_size if own else self.vocab_size
-        _require(
+        require(
             value is None or 0 <= value < (size or 0),
             f"{name} ({value}) must be a token id below {'source_' if own else ''}vocab_size ({size})",
         )
 
     def _check_positions(self) -> None:
         rotary = self.positions == "rotary"
-        _require((self.rope is not None) == rotary, f"rope ({self.rope}) belongs to rotary positions, and they to it")
+        require((self.rope is not None) == rotary, f"rope ({self.rope}) belongs to rotary positions, and they to it")
         relative = self.positions == "relative"
-        _require(
+        require(
             (self.relative is not None) == relative,
             f"relative ({self.relative}) belongs to relative positions, and they to it",
         )
         for stack in (self.encoder, self.decoder):
             plain = stack is None or (stack.window is None and stack.attention_cap is None)
-            _require(plain or not relative, "relative positions go with neither a window nor an attention_cap")
+            require(plain or not relative, "relative positions go with neither a window nor an attention_cap")
         if rotary:
-            _require(
+            require(
                 self.architecture == "decoder", f"rotary positions are for a decoder alone, not {self.architecture}"
             )
             assert self.decoder is not None
-            _require(
+            require(
                 len({*self.decoder.unturned_layers}) < self.decoder.n_layers,
                 f"unturned_layers {self.decoder.unturned_layers} must leave a layer that has positions",
             )
-            _require(
+            require(
                 self.decoder.head_width % 2 == 0,
                 f"head_dim ({self.decoder.head_width}) must be even: rotary positions turn pairs",
             )
         for stack in (self.encoder, self.decoder):
-            _require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
-        _require(
+            require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
+        require(
             self.window_rope is None or (rotary and self.decoder is not None and self.decoder.window is not None),
             "window_rope belongs to a decoder with rotary positions and a window",
         )
         both = self.architecture == "encoder-decoder"
         for name in ("source_vocab_size", *_OF_SOURCES, "forced_id"):
             value = getattr(self, name)
-            _require(value is None or both, f"{name} ({value}) belongs to an encoder-decoder, not to one stack alone")
+            require(value is None or both, f"{name} ({value}) belongs to an encoder-decoder, not to one stack alone")
         for name in ("source_end_id", "source_pad_id"):
             value = getattr(self, name)
-            _require(value is None or self.source_vocab_size is not None, f"{name} ({value}) needs source_vocab_size")
-        _require(
+            require(value is None or self.source_vocab_size is not None, f"{name} ({value}) needs source_vocab_size")
+        require(
             self.source_vocab_size is None or not self.adds_start,
             "adds_start is for one vocabulary: before sources of another one stands source_start_id",
         )
         self._check_languages(both)
-        _require(
+        require(
             not self.decoder_embeddings or (both and self.positions == "learned"),
             f"decoder_embeddings belong to an encoder-decoder with learned positions, not to {self.architecture} with "
             f"{self.positions} ones",
         )
-        _require(self.token_types >= 0, f"token_types ({self.token_types}) must not be negative")
+        require(self.token_types >= 0, f"token_types ({self.token_types}) must not be negative")
         if self.token_types:
-            _check_size(self, "token_types", MOST_ROWS)
-        _require(
+            check_size(self, "token_types", MOST_ROWS)
+        require(
             self.encoder is not None or not (self.token_types or self.embedding_norm),
             "token_types and embedding_norm belong to a model with an encoder",
         )
@@ -387,7 +323,7 @@ class ModelConfig:
         languages = self.languages
         if languages is None:
             return
-        _require(both, "languages belong to an encoder-decoder, not to one stack alone")
+        require(both, "languages belong to an encoder-decoder, not to one stack alone")
         in_source = languages.source is not None or languages.target == "source"
         for code, token in languages.tokens.items():
             for of_source in {in_source, languages.target == "source"}:
@@ -396,22 +332,22 @@ class ModelConfig:
         places["forced"] = "forced_id"
         for place in (languages.source, languages.target):
             taken = getattr(self, places[place], None) if place in places else None
-            _require(taken is None, f"{places.get(place or '')} ({taken}) stands where a language's token does")
+            require(taken is None, f"{places.get(place or '')} ({taken}) stands where a language's token does")
 
     def _check_head(self) -> None:
         self._check_output()
         pools = self.head == "embedding"
         if pools:
-            _require(self.decoder is None, "an 'embedding' head needs an encoder-only model; this one has a decoder")
-            _require(self.pooling is not None, "an 'embedding' head needs pooling: 'mean' or 'first'")
+            require(self.decoder is None, "an 'embedding' head needs an encoder-only model; this one has a decoder")
+            require(self.pooling is not None, "an 'embedding' head needs pooling: 'mean' or 'first'")
         classes = self.head == "classes"
-        _require(
+        require(
             pools or classes or self.pooling is None,
             f"pooling ({self.pooling!r}) belongs to the 'embedding' and 'classes' heads only",
         )
-        _require(pools or not self.normalize, "normalize belongs to the 'embedding' head only")
-        _require(classes or self.pooler is None, f"pooler ({self.pooler!r}) belongs to the 'classes' head only")
-        _require(
+        require(pools or not self.normalize, "normalize belongs to the 'embedding' head only")
+        require(classes or self.pooler is None, f"pooler ({self.pooler!r}) belongs to the 'classes' head only")
+        require(
             classes or self.class_scores == "softmax",
             f"class_scores ({self.class_scores!r}) belong to the 'classes' head only",
         )
@@ -419,46 +355,46 @@ class ModelConfig:
 
     def _check_classes(self) -> None:
         if self.head not in ("classes", "tags"):
-            _require(not self.class_names, f"class_names {self.class_names} belong to the 'classes' and 'tags' heads")
+            require(not self.class_names, f"class_names {self.class_names} belong to the 'classes' and 'tags' heads")
         else:
             least = 2 if self.class_scores == "softmax" else 1
-            _require(self.decoder is None, f"a {self.head!r} head needs an encoder-only model; this one has a decoder")
-            _require(
+            require(self.decoder is None, f"a {self.head!r} head needs an encoder-only model; this one has a decoder")
+            require(
                 len(self.class_names) >= least,
                 f"a {self.head!r} head needs at least {least} class_names; there are {len(self.class_names)}",
             )
-        _require(
+        require(
             self.head != "span" or self.decoder is None,
             "a 'span' head needs an encoder-only model; this one has a decoder",
         )
 
     def _check_pairs(self) -> None:
-        _require(
+        require(
             not self.pair_between or self.architecture == "encoder",
             f"pair_between ({self.pair_between}) belongs to an encoder alone, not {self.architecture}",
         )
-        _require(self.head != "span" or bool(self.pair_between), "a 'span' head needs pair_between: it reads pairs")
+        require(self.head != "span" or bool(self.pair_between), "a 'span' head needs pair_between: it reads pairs")
         for token in self.pair_between:
-            _require(
+            require(
                 0 <= token < self.vocab_size,
                 f"pair_between ({token}) must be token ids below vocab_size ({self.vocab_size})",
             )
         most = max(0, self.token_types - 1) if self.pair_between else 0
-        _require(0 <= self.second_segment <= most, f"second_segment ({self.second_segment}) must be from 0 to {most}")
+        require(0 <= self.second_segment <= most, f"second_segment ({self.second_segment}) must be from 0 to {most}")
 
     def _check_output(self) -> None:
         """An output projection and its bias belong to the vocabulary; elsewhere both keep their defaults."""
         words = self.head == "vocabulary" and self.architecture == "encoder"
-        _require(words or self.head_transform is None, "head_transform belongs to the vocabulary of an encoder alone")
-        _require(
+        require(words or self.head_transform is None, "head_transform belongs to the vocabulary of an encoder alone")
+        require(
             not (self.scale_outputs and self.head_transform), "scale_outputs and a head_transform exclude each other"
         )
-        _require(words or not self.mask_splits_text, "mask_splits_text belongs to the vocabulary of an encoder alone")
+        require(words or not self.mask_splits_text, "mask_splits_text belongs to the vocabulary of an encoder alone")
         if self.head != "vocabulary":
-            _require(self.logit_cap is None, f"a {self.head!r} head has no vocabulary that could have a logit_cap")
-            _require(self.tied, f"a {self.head!r} head has no output projection that could be untied")
-            _require(self.output_bias, f"a {self.head!r} head has no output_bias that could be left out")
-            _require(not self.scale_outputs, f"a {self.head!r} head has no output projection to scale for")
+            require(self.logit_cap is None, f"a {self.head!r} head has no vocabulary that could have a logit_cap")
+            require(self.tied, f"a {self.head!r} head has no output projection that could be untied")
+            require(self.output_bias, f"a {self.head!r} head has no output_bias that could be left out")
+            require(not self.scale_outputs, f"a {self.head!r} head has no output projection to scale for")
 
     @property
     def starts_text(self) -> bool:
@@ -501,73 +437,14 @@ class ModelConfig:
     @classmethod
     def from_json(cls, data: Any) -> ModelConfig:
         """Read what :meth:`to_json` wrote; unknown, missing or mistyped fields raise :class:`ConfigError`."""
-        fields = dict(_fields_of(cls, data))
+        fields = dict(fields_of(cls, data))
         for name, kind in _NESTED:
             if fields.get(name) is not None:
-                fields[name] = kind(**_tuples(_fields_of(kind, fields[name])))
-        return cls(**_tuples(fields))
+                fields[name] = kind(**with_tuples(fields_of(kind, fields[name])))
+        return cls(**with_tuples(fields))
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-
-
-_Config = StackConfig | RopeConfig | RelativeConfig | ModelConfig
-_OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
 _NESTED = (
     *(("encoder", StackConfig), ("decoder", StackConfig)),
     *(("rope", RopeConfig), ("window_rope", RopeConfig), ("relative", RelativeConfig), ("languages", LanguageConfig)),
 )
-
-
-def _fields_of(cls: type, data: Any) -> dict[str, Any]:
-    """The fields of dataclass ``cls`` in ``data``, with every unknown or missing name in one error."""
-    if not isinstance(data, dict):
-        raise ConfigError(f"{cls.__name__} must be a JSON object; it is {type(data).__name__}")
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(data) - set(known))
-    missing = sorted(n for n, f in known.items() if n not in data and f.default is dataclasses.MISSING)
-    if unknown or missing:
-        raise ConfigError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}; known: {sorted(known)}")
-    return data
-
-
-def _check_types(config: _Config) -> None:
-    """Refuse a value of another type than declared: JSON from outside carries no types."""
-    for name, hint in get_type_hints(type(config)).items():
-        value, kinds = getattr(config, name), set(get_args(hint) or (hint,))
-        optional = type(None) in kinds
-        kind = next(iter(kinds - {type(None)})) if optional else hint
-        if value is None and optional:
-            continue
-        if get_origin(kind) is Literal:
-            choices = get_args(kind)
-            _require(value in choices, f"{name} ({value!r}) must be one of {', '.join(map(repr, choices))}")
-        elif kind is int:
-            _require(isinstance(value, int) and not isinstance(value, bool), f"{name} ({value!r}) must be an integer")
-        elif kind is bool:
-            _require(isinstance(value, bool), f"{name} ({value!r}) must be true or false")
-        elif kind is float:
-            ok = isinstance(value, float) and 0 < value < math.inf
-            _require(ok, f"{name} ({value!r}) must be a positive number")
-        elif kind in (StackConfig, RopeConfig, RelativeConfig, LanguageConfig):
-            _require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
-        elif int in get_args(kind):
-            ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-            _require(ok, f"{name} ({value!r}) must be {'token ids' if isinstance(config, ModelConfig) else 'layers'}")
-        else:
-            ok = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-            _require(ok, f"{name} ({value!r}) must be strings")
-
-
-def _check_size(config: _Config, name: str, most: int) -> None:
-    """Refuse a size that is no size, or larger than any network's."""
-    value = getattr(config, name)
-    _require(value > 0, f"{name} ({value}) must be positive")
-    _require(value <= most, f"{name} ({value}) must be at most {most}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)

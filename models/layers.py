@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Activation, RopeConfig, StackConfig
+from .config import Activation, StackConfig
 from .dropout import Dropout
+from .position_config import RopeConfig
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one attention, each ``(B, H, C, Dh)``; fewer heads where the configuration says so."""

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .config import RelativeConfig
+from .position_config import RelativeConfig
 
 NEVER = -1e30
 """A score whose weight is zero; minus infinity would make NaN of a query that sees nothing."""

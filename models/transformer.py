@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .config import ModelConfig, RelativeConfig, StackConfig
+from .config import ModelConfig, StackConfig
 from .dropout import Dropout
 from .layers import (
     ACTIVATIONS,
@@ -24,6 +24,7 @@ from .layers import (
     sinusoidal_positions,
     window_mask,
 )
+from .position_config import RelativeConfig
 from .relative import NEVER, RelativeBias
 
 

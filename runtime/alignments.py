@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
 from .bundle import signature as names
-from .bundle.manifest import Manifest, ModelSpec, Variant
+from .bundle.manifest import Manifest, Variant
+from .bundle.model_spec import ModelSpec
 from .engine import Engine, Floats
 from .inputs import right_pad
 from .options import DecodingOptions

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from ..errors import InputError
-from .bundle.manifest import ModelSpec, StackSpec
+from .bundle.model_spec import ModelSpec, StackSpec
 from .cpu import available_memory
 
 MAX_BUDGET_BYTES = 1 << 30

@@ -11,7 +11,8 @@ from typing import Unpack
 from ..errors import InputError
 from .arguments import check_names, each
 from .bundle import Bundle
-from .bundle.manifest import Manifest, ModelSpec
+from .bundle.manifest import Manifest
+from .bundle.model_spec import ModelSpec
 from .chat import ChatTemplate, Message
 from .continuous import Job
 from .decoding import Request, decode_all

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .batching import memory_budget
-from .bundle.manifest import ModelSpec
+from .bundle.model_spec import ModelSpec
 from .decoding import Check, Request, bytes_of, capacity, not_begun, prompt_of, request_search
 from .deferred import or_error
 from .engine import Candidates, DecoderRun, Engine, Floats, Ids, Memory, OpenRun, places_kept

@@ -10,7 +10,7 @@ import numpy as np
 
 from .batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
 from .beams import BeamRequest
-from .bundle.manifest import ModelSpec
+from .bundle.model_spec import ModelSpec
 from .coverage import attention_from
 from .draws import SampleRequest
 from .engine import DecoderRun, Engine, Floats, Ids, Memory

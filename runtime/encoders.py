@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, InputError
-from .bundle.manifest import Manifest, ModelSpec
+from .bundle.manifest import Manifest
+from .bundle.model_spec import ModelSpec
 from .engine import Floats
 from .inputs import Prepared, too_long
 from .results import Classification, Fill

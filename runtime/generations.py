@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from .alignments import alignment, attention_of, source_spans, written_after
-from .bundle.manifest import ModelSpec
+from .bundle.model_spec import ModelSpec
 from .decoding import Request, prompt_of
 from .engine import Engine
 from .options import DecodingOptions

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import ContextLengthError, InputError
-from .bundle.manifest import Manifest, ModelSpec
+from .bundle.manifest import Manifest
+from .bundle.model_spec import ModelSpec
 from .engine import Ids, Mask
 from .options import DecodingOptions, Overflow
 from .tokenizer import Tokenizer

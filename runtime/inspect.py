@@ -10,7 +10,8 @@ from .bundle import Bundle
 from .bundle.chat import CHAT_TEMPLATE_FILE
 from .bundle.decoding import Generation
 from .bundle.languages import LanguageSpec
-from .bundle.manifest import StackSpec, Variant
+from .bundle.manifest import Variant
+from .bundle.model_spec import StackSpec
 from .bundle.schema import LATER
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError
-from .bundle.manifest import Languages, Manifest, ModelSpec
+from .bundle.manifest import Languages, Manifest
+from .bundle.model_spec import ModelSpec
 
 Language = str | Sequence[str] | None
 """A language for all texts, or one for each; ``None``: the bundle's own."""

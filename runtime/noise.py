@@ -28,7 +28,7 @@ import math
 from dataclasses import replace
 
 from .bundle.cases import FOLDS
-from .bundle.manifest import ModelSpec, StackSpec
+from .bundle.model_spec import ModelSpec, StackSpec
 from .tolerances import TOLERANCES, Tolerance
 
 PRODUCTS = 65

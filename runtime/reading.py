@@ -1,4 +1,4 @@
-"""What is asked of encoder-only models whose answer is no text: values, ranks, entities, and spans."""
+"""What is asked of encoder-only models: states, classes, vectors, words, values, ranks, entities, and spans."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from itertools import islice
 from typing import Literal, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from .arguments import check_names, count, listed
-from .bundle.manifest import Manifest
+from .bundle import signature as names
+from .bundle.manifest import Manifest, Variant
 from .decoding import encode_all
-from .encoders import class_scores, probabilities, unit
+from .encoders import class_scores, classification, cosines, fills, masked_tokens, probabilities, unit
 from .engine import Engine, Floats
 from .entities import Aggregation, check_aggregation, entities
-from .inputs import Prepared, prepare_pair, too_long
+from .inputs import Prepared, prepare_pair, prepare_source, too_long
 from .options import DecodingOptions, Overflow
-from .results import Answer, Entity, Ranked, Rating
+from .results import Answer, Classification, Embedding, Encoding, Entity, Fill, Ranked, Rating
 from .spans import LONGEST, Spans, answers, best_spans
 from .tokenizer import TextToken, Tokenizer
 from .windows import windows
@@ -61,6 +63,7 @@ class Reading:
     """The part of a :class:`~edgewise.runtime.session.Session` that reads texts and gives numbers and places."""
 
     manifest: Manifest
+    variant: Variant
     tokenizer: Tokenizer
 
     @property
@@ -74,10 +77,77 @@ class Reading:
     def _check(self) -> None:
         raise NotImplementedError
 
-    def _encoded(
-        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE, windows: bool = False
-    ) -> list[tuple[Prepared, Floats, Floats]]:
-        raise NotImplementedError
+    @overload
+    def encode(self, texts: str, **arguments: Unpack[EncodingArguments]) -> Encoding: ...
+
+    @overload
+    def encode(self, texts: Texts, **arguments: Unpack[EncodingArguments]) -> list[Encoding]: ...
+
+    def encode(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Encoding | list[Encoding]:
+        """Hidden states of an encoder-only model, a row a token, special tokens included."""
+        self._require("encode", "fill_mask", "classify", "regress", "tag", "answer", "embed")
+        check_names("encode", arguments, EncodingArguments.__optional_keys__)
+        if names.HIDDEN not in {output.name for output in self.variant.graphs[names.ENCODER].outputs}:
+            raise InputError(
+                f"the graph of {self.manifest.name!r} gives no hidden states: export the checkpoint itself to encode"
+            )
+        found = [
+            Encoding(tokens=source.ids, truncated=source.truncated, hidden=hidden)
+            for source, hidden, _ in self._encoded(texts, **arguments)
+        ]
+        return found[0] if isinstance(texts, str) else found
+
+    @overload
+    def classify(self, texts: str, **arguments: Unpack[PairArguments]) -> Classification: ...
+
+    @overload
+    def classify(self, texts: Texts, **arguments: Unpack[PairArguments]) -> list[Classification]: ...
+
+    def classify(self, texts: str | Texts, **arguments: Unpack[PairArguments]) -> Classification | list[Classification]:
+        """The class of each text, or of each pair of a text and its second one, with the probabilities of all."""
+        self._require("classify", "classify")
+        check_names("classify", arguments, PairArguments.__optional_keys__)
+        scored = self._scored(texts, **arguments)
+        found = [classification(self.manifest, source, scores) for source, scores in scored]
+        return found[0] if isinstance(texts, str) else found
+
+    @overload
+    def embed(self, texts: str, **arguments: Unpack[ReadingArguments]) -> Embedding: ...
+
+    @overload
+    def embed(self, texts: Texts, **arguments: Unpack[ReadingArguments]) -> list[Embedding]: ...
+
+    def embed(self, texts: str | Texts, **arguments: Unpack[ReadingArguments]) -> Embedding | list[Embedding]:
+        """One vector for each text, pooled and normalized as the bundle's model says."""
+        self._require("embed", "embed")
+        check_names("embed", arguments, ReadingArguments.__optional_keys__)
+        found = [
+            Embedding(tokens=source.ids, truncated=source.truncated, vector=vector)
+            for source, vector in self._vectors(texts, **arguments)
+        ]
+        return found[0] if isinstance(texts, str) else found
+
+    def similarity(
+        self, left: str | Texts, right: str | Texts, **arguments: Unpack[ReadingArguments]
+    ) -> NDArray[np.float32]:
+        """Cosine similarity of every text on the ``left`` with every one on the ``right``, from -1 to 1.
+
+        ``(N, M)`` for ``N`` and ``M`` texts; one text in place of a list is a list of one. Each text is embedded once.
+        """
+        self._require("similarity", "embed")
+        check_names("similarity", arguments, ReadingArguments.__optional_keys__)
+        sides = listed(left), listed(right)
+        texts = list(dict.fromkeys([*sides[0], *sides[1]]))
+        vectors = {t: e.vector for t, e in zip(texts, self.embed(texts, **arguments), strict=True)}
+        return cosines(*([vectors[text] for text in side] for side in sides))
+
+    def fill_mask(self, text: str, *, top: int = 5) -> list[Fill]:
+        """The ``top`` most probable tokens in place of the one ``<mask>`` in ``text``, best first."""
+        self._require("fill_mask", "fill_mask")
+        ids, place = masked_tokens(self.tokenizer, self.manifest, text)
+        model = self.manifest.model
+        [(_, logits)] = encode_all(self.engine, model, [Prepared(ids=ids)], [place], 1, self._check)
+        return fills(self.tokenizer, ids, place, logits, count(top, "top"))
 
     @overload
     def regress(self, texts: str, **arguments: Unpack[PairArguments]) -> Rating: ...
@@ -280,3 +350,17 @@ class Reading:
             mean = np.average(values, axis=0, weights=weights).astype(np.float32)
             found.append((Prepared(ids=model.source(ids)), mean))
         return found
+
+    def _sources(self, texts: list[str], overflow: Overflow, windows: bool = False) -> list[Prepared]:
+        DecodingOptions(overflow=overflow)  # refuses a misspelt policy
+        return [
+            prepare_source(self.tokenizer, self.manifest, text, overflow, f"text {i}", windows=windows)
+            for i, text in enumerate(texts)
+        ]
+
+    def _encoded(
+        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE, windows: bool = False
+    ) -> list[tuple[Prepared, Floats, Floats]]:
+        sources = self._sources(listed(texts), overflow, windows=windows)
+        found = encode_all(self.engine, self.manifest.model, sources, None, count(batch_size), self._check)
+        return [(source, *states) for source, states in zip(sources, found, strict=True)]

@@ -7,23 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import EngineError, InputError, TokenizerError
 from .alignments import check_attention
 from .arguments import Batching, check_names, check_prefix_bias, count, each, listed, one_by_one
 from .bundle import Bundle
-from .bundle import signature as names
-from .bundle.manifest import ModelSpec, Variant
+from .bundle.manifest import Variant
+from .bundle.model_spec import ModelSpec
 from .chatting import Chatting
 from .continuous import ContinuousBatch, Job, fill
-from .decoding import Request, batches_of, decode_all, encode_all, score_all
+from .decoding import Request, batches_of, decode_all, score_all
 from .defaults import with_defaults
 from .deferred import in_lists
 from .documents import Documents
-from .encoders import classification, cosines, fills, masked_tokens
-from .engine import Engine, Floats
+from .engine import Engine
 from .generations import Found, generations, with_alignments
 from .inputs import (
     Prepared,
@@ -37,13 +33,9 @@ from .inputs import (
 from .interrupt import Watch
 from .keywords import DecodingArguments, IteratingArguments, ScoreArguments, StreamArguments
 from .languages import Directions
-from .options import DecodingOptions, Grammar, Overflow
-from .reading import BATCH_SIZE, EncodingArguments, PairArguments, Reading, ReadingArguments, Texts
+from .options import DecodingOptions, Grammar
+from .reading import BATCH_SIZE, Reading, Texts
 from .results import (
-    Classification,
-    Embedding,
-    Encoding,
-    Fill,
     Generation,
     Score,
 )
@@ -241,78 +233,6 @@ class Session(Reading, Chatting, Documents):
         models = self._models(arguments, len(texts))
         found = self._score(texts, None if targets is None else listed(targets), models, batch_size)
         return found[0] if isinstance(sources, str) else found
-
-    @overload
-    def encode(self, texts: str, **arguments: Unpack[EncodingArguments]) -> Encoding: ...
-
-    @overload
-    def encode(self, texts: Texts, **arguments: Unpack[EncodingArguments]) -> list[Encoding]: ...
-
-    def encode(self, texts: str | Texts, **arguments: Unpack[EncodingArguments]) -> Encoding | list[Encoding]:
-        """Hidden states of an encoder-only model, a row a token, special tokens included."""
-        self._require("encode", "fill_mask", "classify", "regress", "tag", "answer", "embed")
-        check_names("encode", arguments, EncodingArguments.__optional_keys__)
-        if names.HIDDEN not in {output.name for output in self.variant.graphs[names.ENCODER].outputs}:
-            raise InputError(
-                f"the graph of {self.manifest.name!r} gives no hidden states: export the checkpoint itself to encode"
-            )
-        found = [
-            Encoding(tokens=source.ids, truncated=source.truncated, hidden=hidden)
-            for source, hidden, _ in self._encoded(texts, **arguments)
-        ]
-        return found[0] if isinstance(texts, str) else found
-
-    @overload
-    def classify(self, texts: str, **arguments: Unpack[PairArguments]) -> Classification: ...
-
-    @overload
-    def classify(self, texts: Texts, **arguments: Unpack[PairArguments]) -> list[Classification]: ...
-
-    def classify(self, texts: str | Texts, **arguments: Unpack[PairArguments]) -> Classification | list[Classification]:
-        """The class of each text, or of each pair of a text and its second one, with the probabilities of all."""
-        self._require("classify", "classify")
-        check_names("classify", arguments, PairArguments.__optional_keys__)
-        scored = self._scored(texts, **arguments)
-        found = [classification(self.manifest, source, scores) for source, scores in scored]
-        return found[0] if isinstance(texts, str) else found
-
-    @overload
-    def embed(self, texts: str, **arguments: Unpack[ReadingArguments]) -> Embedding: ...
-
-    @overload
-    def embed(self, texts: Texts, **arguments: Unpack[ReadingArguments]) -> list[Embedding]: ...
-
-    def embed(self, texts: str | Texts, **arguments: Unpack[ReadingArguments]) -> Embedding | list[Embedding]:
-        """One vector for each text, pooled and normalized as the bundle's model says."""
-        self._require("embed", "embed")
-        check_names("embed", arguments, ReadingArguments.__optional_keys__)
-        found = [
-            Embedding(tokens=source.ids, truncated=source.truncated, vector=vector)
-            for source, vector in self._vectors(texts, **arguments)
-        ]
-        return found[0] if isinstance(texts, str) else found
-
-    def similarity(
-        self, left: str | Texts, right: str | Texts, **arguments: Unpack[ReadingArguments]
-    ) -> NDArray[np.float32]:
-        """Cosine similarity of every text on the ``left`` with every one on the ``right``, from -1 to 1.
-
-        ``(N, M)`` for ``N`` and ``M`` texts; one text in place of a list is a list of one. Each text is embedded once.
-        """
-        self._require("similarity", "embed")
-        check_names("similarity", arguments, ReadingArguments.__optional_keys__)
-        sides = listed(left), listed(right)
-        texts = list(dict.fromkeys([*sides[0], *sides[1]]))
-        vectors = {t: e.vector for t, e in zip(texts, self.embed(texts, **arguments), strict=True)}
-        return cosines(*([vectors[text] for text in side] for side in sides))
-
-    def fill_mask(self, text: str, *, top: int = 5) -> list[Fill]:
-        """The ``top`` most probable tokens in place of the one ``<mask>`` in ``text``, best first."""
-        self._require("fill_mask", "fill_mask")
-        ids, place = masked_tokens(self.tokenizer, self.manifest, text)
-        model = self.manifest.model
-        [(_, logits)] = encode_all(self.engine, model, [Prepared(ids=ids)], [place], 1, self._check)
-        return fills(self.tokenizer, ids, place, logits, count(top, "top"))
 
     def verify(self, progress: Progress | None = None) -> VerificationReport:
         """Replay the bundle's reference cases on this engine; ``progress(done, cases)`` is called after each."""
@@ -522,17 +442,3 @@ class Session(Reading, Chatting, Documents):
         for i, target in enumerate(ids):
             check_target(self.manifest, target, f"{kind} {i}")
         return score_all(self.engine, self.manifest.model, read, ids, batch_size, self._check)
-
-    def _sources(self, texts: list[str], overflow: Overflow, windows: bool = False) -> list[Prepared]:
-        DecodingOptions(overflow=overflow)  # refuses a misspelt policy
-        return [
-            prepare_source(self.tokenizer, self.manifest, text, overflow, f"text {i}", windows=windows)
-            for i, text in enumerate(texts)
-        ]
-
-    def _encoded(
-        self, texts: str | Texts, overflow: Overflow = "error", batch_size: int = BATCH_SIZE, windows: bool = False
-    ) -> list[tuple[Prepared, Floats, Floats]]:
-        sources = self._sources(listed(texts), overflow, windows=windows)
-        found = encode_all(self.engine, self.manifest.model, sources, None, count(batch_size), self._check)
-        return [(source, *states) for source, states in zip(sources, found, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
-from .bundle.manifest import ModelSpec
+from .bundle.model_spec import ModelSpec
 from .decoding import Check, Request, start_requests, start_search
 from .engine import Engine, Ids
 from .interrupt import Watch

@@ -16,7 +16,8 @@ from ..errors import EdgewiseError
 from .alignments import attention_of
 from .bundle import signature as names
 from .bundle.cases import TOP_CANDIDATES, Case, log_sum_exp
-from .bundle.manifest import ModelSpec, Variant
+from .bundle.manifest import Variant
+from .bundle.model_spec import ModelSpec
 from .decoding import capacity
 from .engine import Candidates, DecoderRun, Engine, Floats, Ids, Memory, places_kept
 from .inputs import right_pad

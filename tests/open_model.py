@@ -13,7 +13,8 @@ from edgewise.export.weights import write_graphs
 from edgewise.models.transformer import Transformer
 from edgewise.quantize.graph import VOCABULARY, matrices, quantize_graph
 from edgewise.quantize.schemes import Kernel
-from edgewise.runtime.bundle.manifest import CacheSpec, ModelSpec
+from edgewise.runtime.bundle.manifest import CacheSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.engine import Engine
 from edgewise.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from edgewise.runtime.engines.openvino import OpenVinoEngine

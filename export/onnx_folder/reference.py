@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ...errors import ExportError
 from ...models.beam_rules import Candidate, Decoded, SentenceBeams, length_norm
-from ...runtime.bundle.manifest import ModelSpec
+from ...runtime.bundle.model_spec import ModelSpec
 from ...runtime.bundle.scan import graph_spec
 from ..cases import BEAM_SIZE, LENGTH_PENALTY, Logits, Recorder
 from ..effort import SHORTEST_ROOM, Effort

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
-from ..config import Activation, ModelConfig, RopeConfig, StackConfig
+from ..config import Activation, ModelConfig, StackConfig
+from ..position_config import RopeConfig
 from .reader import ModelBin
 from .variables import Variables
 

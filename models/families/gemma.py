@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..config import ModelConfig, RopeConfig
+from ..config import ModelConfig
+from ..position_config import RopeConfig
 from .family import Facts, Family, Fields
 from .rope import rope_from, rope_of
 from .rotary_decoder import COPIES, DROPPED, KEYS, LAYER, OURS, rotary_decoder

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import RopeConfig
+from ..position_config import RopeConfig
 from .family import Fields
 
 _ORIGINAL = "original_max_position_embeddings"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config import ModelConfig, RopeConfig, StackConfig
+from ..config import ModelConfig, StackConfig
+from ..position_config import RopeConfig
 from .family import ACTIVATIONS, Facts, Fields
 from .rope import rope_of
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..config import Activation, ModelConfig, RelativeConfig, StackConfig
+from ..config import Activation, ModelConfig, StackConfig
+from ..position_config import RelativeConfig
 from .family import ACTIVATIONS, Facts, Family, Fields
 from .t5_tokenizer import tokenizer_of
 

@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BundleFormatError
-from .manifest import ModelSpec, Task, write_atomic
+from .manifest import Task, write_atomic
+from .model_spec import ModelSpec
 from .schema import LATER, Between, Length, Text, dump_json, from_json, load_json, parse_json, raise_faults, to_json
 
 CASES_FORMAT = 1

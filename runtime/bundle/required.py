@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import signature as names
-from .manifest import MANIFEST_FILE, GraphSpec, ModelSpec, Variant
+from .manifest import MANIFEST_FILE, GraphSpec, Variant
+from .model_spec import ModelSpec
 from .schema import raise_faults
 
 _BEST = (names.LOGITS, names.TOP_LOG_PROBS, names.TOP_IDS)

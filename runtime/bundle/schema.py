@@ -273,3 +273,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _not_a_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number of JSON")
+
+
+def refuse(contradictions: Iterable[str]) -> None:
+    """Raise all of them as one :class:`BundleFormatError`, where there are any."""
+    if found := list(contradictions):
+        raise BundleFormatError("; ".join(found))

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgewise.runtime.bundle import cases, manifest
+from edgewise.runtime.bundle import cases, manifest, model_spec
 from edgewise.runtime.bundle.scan import graph_spec
 
 VOCABULARY, WIDTH, SOURCE = 12, 8, ["B", "S"]
@@ -103,10 +103,10 @@ def toy_cases() -> cases.ReferenceCases:
 
 
 def toy_manifest(folder: Path) -> manifest.Manifest:
-    stack = manifest.StackSpec(
+    stack = model_spec.StackSpec(
         n_layers=1, d_model=WIDTH, n_heads=2, d_ff=16, norm_place="post", activation="relu", norm_epsilon=1e-5
     )
-    model = manifest.ModelSpec(
+    model = model_spec.ModelSpec(
         vocab_size=VOCABULARY,
         max_positions=32,
         pad_id=0,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgewise.errors import BundleFormatError
-from edgewise.runtime.bundle import cases, manifest
+from edgewise.runtime.bundle import cases, model_spec
 from edgewise.runtime.bundle.cases import Beam, Case, Classified, Greedy, Masked, ReferenceCases, Step
 
 COMMON: dict[str, Any] = {"checkpoint_sha256": "0" * 64, "torch": "2.13.0", "seed": None}
@@ -171,11 +171,11 @@ def test_writes_only_what_it_would_read(tmp_path: Path, reference: ReferenceCase
 
 @pytest.mark.parametrize("label", ["bad", "unknown"])
 def test_classes_of_another_model(label: str) -> None:
-    stack = manifest.StackSpec(
+    stack = model_spec.StackSpec(
         n_layers=1, d_model=8, n_heads=2, d_ff=16, norm_place="post", activation="relu", norm_epsilon=1e-5
     )
     names = ("bad", "fair", "good") if label == "bad" else ("bad", "good")
-    model = manifest.ModelSpec(
+    model = model_spec.ModelSpec(
         vocab_size=9, max_positions=8, pad_id=0, start_id=1, end_id=2, encoder=stack, decoder=None, head="classes",
         mask_id=None, class_names=names,
     )  # fmt: skip

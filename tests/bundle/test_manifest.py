@@ -12,7 +12,7 @@ import pytest
 
 from edgewise.errors import BundleFormatError
 from edgewise.models.config import ModelConfig, StackConfig
-from edgewise.runtime.bundle import manifest, schema, signature
+from edgewise.runtime.bundle import manifest, model_spec, schema, signature
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ def test_every_field_is_required(data: dict[str, Any]) -> None:
 def test_model_fields_are_those_of_the_reference(data: dict[str, Any]) -> None:
     specs, configs = (
         {field.name for kind in pair for field in dataclasses.fields(kind)}
-        for pair in ((manifest.StackSpec, manifest.ModelSpec), (StackConfig, ModelConfig))
+        for pair in ((model_spec.StackSpec, model_spec.ModelSpec), (StackConfig, ModelConfig))
     )
-    assert not specs & manifest.REFERENCE_ONLY
-    assert specs | manifest.REFERENCE_ONLY == configs
+    assert not specs & model_spec.REFERENCE_ONLY
+    assert specs | model_spec.REFERENCE_ONLY == configs
     config = ModelConfig.from_json(data["model"])
-    assert manifest.ModelSpec.from_json(config.to_json()) == manifest.manifest_from_json(data).model
+    assert model_spec.ModelSpec.from_json(config.to_json()) == manifest.manifest_from_json(data).model
 
 
 def put_growing(data: dict[str, Any]) -> None:
@@ -326,10 +326,10 @@ def test_cache_of_an_encoder_is_none() -> None:
 
 def test_a_stack_may_say_how_wide_its_heads_are() -> None:
     plain = {"n_layers": 1, "d_model": 8, "n_heads": 3, "d_ff": 8, "norm_place": "post", "activation": "relu"}
-    stack = manifest.StackSpec(**plain, norm_epsilon=1e-5, head_dim=6)  # type: ignore[arg-type]
+    stack = model_spec.StackSpec(**plain, norm_epsilon=1e-5, head_dim=6)  # type: ignore[arg-type]
     assert manifest.CacheSpec.of(stack, "stateful").head_dim == 6
     with pytest.raises(BundleFormatError, match=r"d_model \(8\) must be a multiple of n_heads \(3\)"):
-        manifest.StackSpec(**plain, norm_epsilon=1e-5)  # type: ignore[arg-type]
+        model_spec.StackSpec(**plain, norm_epsilon=1e-5)  # type: ignore[arg-type]
 
 
 def test_tensor_names_are_distinct() -> None:
@@ -345,9 +345,9 @@ def test_a_source_start_needs_a_decoder_beside_the_encoder() -> None:
     stack = {"n_layers": 1, "d_model": 8, "n_heads": 2, "d_ff": 8, "norm_place": "post", "activation": "relu"}
     model = {"vocab_size": 10, "max_positions": 8, "pad_id": 0, "start_id": 1, "end_id": 2, "decoder": None}
     model |= {"encoder": {**stack, "norm_epsilon": 1e-5}, "head": "vocabulary", "mask_id": 3, "class_names": []}
-    assert manifest.ModelSpec.from_json(model).source((5,)) == (5, 2)
+    assert model_spec.ModelSpec.from_json(model).source((5,)) == (5, 2)
     with pytest.raises(BundleFormatError, match=r"source_start_id, .* belong to an encoder beside a decoder"):
-        manifest.ModelSpec.from_json({**model, "source_start_id": 4})
-    both = manifest.ModelSpec.from_json({**model, "decoder": model["encoder"], "source_start_id": 4, "forced_id": 6})
+        model_spec.ModelSpec.from_json({**model, "source_start_id": 4})
+    both = model_spec.ModelSpec.from_json({**model, "decoder": model["encoder"], "source_start_id": 4, "forced_id": 6})
     assert both.source((5,)) == (4, 5, 2)
     assert both.decoder_prompt == (1, 6)

@@ -21,7 +21,7 @@ from edgewise.models.checkpoint import load_checkpoint
 from edgewise.models.open import open_checkpoint
 from edgewise.models.transformer import Transformer
 from edgewise.quantize.schemes import SCHEMES, Kernel
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.decoding import Request, decode_all
 from edgewise.runtime.engine import Engine
 from edgewise.runtime.inputs import Prepared

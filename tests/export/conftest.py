@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgewise.export.portable import export_portable
-from edgewise.models.config import ModelConfig, RelativeConfig, StackConfig
+from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.position_config import RelativeConfig
 from edgewise.models.transformer import Transformer
 
 Arrays = dict[str, NDArray[Any]]

@@ -14,7 +14,7 @@ import edgewise
 from edgewise.export.portable import portable_graphs
 from edgewise.models import decode
 from edgewise.models.open import open_checkpoint
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.continuous import ContinuousBatch, Job
 from edgewise.runtime.decoding import Request, start_search
 from edgewise.runtime.engine import Engine

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import edgewise
 from edgewise.errors import ContextLengthError, InputError
 from edgewise.models.open import open_checkpoint
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 
 from ..bundles import Damaged, export_few
 from ..open_model import open_model

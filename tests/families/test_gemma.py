@@ -15,8 +15,9 @@ import transformers  # noqa: TID251 the oracle of these tests, and of nothing el
 from safetensors.torch import load_file, save_file
 
 from edgewise.errors import ConfigError
-from edgewise.models.config import ModelConfig, RelativeConfig, RopeConfig, StackConfig
+from edgewise.models.config import ModelConfig, StackConfig
 from edgewise.models.open import open_checkpoint
+from edgewise.models.position_config import RelativeConfig, RopeConfig
 
 from .decoders import TINY, Compare, check_bundle, check_engines, check_reference, check_switches, decoder_folder
 from .folders import change_json

@@ -24,7 +24,7 @@ from edgewise.models.families.family import Facts, build
 from edgewise.models.families.llama import LLAMA
 from edgewise.models.open import open_checkpoint
 from edgewise.pipeline import export_bundle
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.continuous import ContinuousBatch, Job
 from edgewise.runtime.decoding import Request, start_search
 from edgewise.runtime.engine import Engine

@@ -14,11 +14,11 @@ import transformers  # noqa: TID251 the oracle of these tests, and of nothing el
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: TID251 also
 
 from edgewise.errors import ConfigError
-from edgewise.models.config import RopeConfig
 from edgewise.models.families.family import Fields
 from edgewise.models.families.rope import rope_of
 from edgewise.models.layers import rotary_frequencies
 from edgewise.models.open import open_checkpoint
+from edgewise.models.position_config import RopeConfig
 
 from .decoders import Compare, check_engines, check_reference
 from .folders import change_json, llama_folder

@@ -20,7 +20,8 @@ import edgewise
 from edgewise.errors import BundleFormatError, CheckpointError, ConfigError, TokenizerError
 from edgewise.export.sentences import SENTENCES
 from edgewise.models.open import open_checkpoint
-from edgewise.runtime.bundle.manifest import ModelSpec, read_manifest
+from edgewise.runtime.bundle.manifest import read_manifest
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.tokenizer import Tokenizer as Codec
 
 from ..bundles import Damaged, export_few

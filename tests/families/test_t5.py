@@ -20,11 +20,11 @@ from edgewise.errors import CheckpointError, ConfigError
 from edgewise.export.portable import portable_graphs
 from edgewise.models import decode
 from edgewise.models.attention import cross_attention_weights
-from edgewise.models.config import RelativeConfig
 from edgewise.models.open import open_checkpoint
+from edgewise.models.position_config import RelativeConfig
 from edgewise.models.relative import distance_buckets
 from edgewise.models.transformer import Transformer
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.continuous import ContinuousBatch, Job
 from edgewise.runtime.decoding import Request, start_search
 from edgewise.runtime.engine import Engine

@@ -14,7 +14,7 @@ import edgewise
 from edgewise.export.portable import portable_graphs
 from edgewise.models.open import open_checkpoint
 from edgewise.models.transformer import Transformer
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.decoding import Request, start_search
 from edgewise.runtime.engine import Engine
 from edgewise.runtime.inputs import Prepared

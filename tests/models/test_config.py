@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from edgewise.errors import ConfigError
-from edgewise.models.config import ModelConfig, RelativeConfig, RopeConfig, StackConfig
+from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.position_config import RelativeConfig, RopeConfig
 
 STACK: dict[str, Any] = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_ff": 16}
 MODEL: dict[str, Any] = {"vocab_size": 10, "max_positions": 32, "pad_id": 0, "start_id": 1, "end_id": 2}

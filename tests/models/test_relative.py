@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from edgewise.models.config import ModelConfig, RelativeConfig, StackConfig
+from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.position_config import RelativeConfig
 from edgewise.models.relative import RelativeBias, distance_buckets
 from edgewise.models.transformer import Transformer
 

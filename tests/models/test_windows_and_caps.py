@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewise.models.config import ModelConfig, RopeConfig, StackConfig
+from edgewise.models.config import ModelConfig, StackConfig
 from edgewise.models.layers import MultiHeadAttention, Residual, capped_attention, look_ahead_mask, window_mask
+from edgewise.models.position_config import RopeConfig
 from edgewise.models.transformer import Transformer
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

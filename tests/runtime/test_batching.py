@@ -10,7 +10,7 @@ import pytest
 from edgewise.errors import InputError
 from edgewise.runtime import batching
 from edgewise.runtime.batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
-from edgewise.runtime.bundle.manifest import ModelSpec, StackSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec, StackSpec
 
 
 def test_every_item_is_in_one_batch_and_the_longest_come_first() -> None:

@@ -14,7 +14,7 @@ from edgewise.errors import EngineError, InputError
 from edgewise.models import decode_options
 from edgewise.models.decode_options import Options
 from edgewise.models.transformer import Transformer
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.continuous import ContinuousBatch, Job, fill
 from edgewise.runtime.decoding import Request
 from edgewise.runtime.inputs import Prepared

@@ -12,7 +12,7 @@ import pytest
 from edgewise.errors import InputError
 from edgewise.models import decode_options
 from edgewise.models.decode_options import Naive, Options
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.coverage import LEAST, coverage
 from edgewise.runtime.decoding import Request, decode_all
 from edgewise.runtime.inputs import Prepared

@@ -11,7 +11,7 @@ from edgewise.errors import BundleFormatError, ConfigError, InputError
 from edgewise.models import decode
 from edgewise.models.config import ModelConfig
 from edgewise.models.languages import LanguageConfig
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.bundle.schema import dump_json, from_json, parse_json, to_json
 from edgewise.runtime.languages import Directions
 from edgewise.runtime.session import Session

@@ -11,7 +11,7 @@ from torch import nn
 from edgewise.models.checkpoint import load_checkpoint
 from edgewise.models.config import ModelConfig, StackConfig
 from edgewise.models.transformer import Transformer
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.noise import MOST, PRODUCTS, products, tolerance_of
 from edgewise.runtime.tolerances import TOLERANCES
 

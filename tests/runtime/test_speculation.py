@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from edgewise.errors import InputError
 from edgewise.models import decode
 from edgewise.models.transformer import Transformer
-from edgewise.runtime.bundle.manifest import Generation, ModelSpec
+from edgewise.runtime.bundle.manifest import Generation
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.decoding import Request, decode_all, start_search
 from edgewise.runtime.inputs import Prepared
 from edgewise.runtime.interrupt import Cancellation

@@ -20,12 +20,12 @@ from edgewise.runtime.bundle.manifest import (
     Languages,
     Licence,
     Manifest,
-    ModelSpec,
     Task,
     TensorSpec,
     Variant,
     quantized_file,
 )
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.session import Session
 from edgewise.runtime.tokenizer import Tokenizer
 

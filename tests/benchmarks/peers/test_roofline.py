@@ -11,7 +11,8 @@ from edgewise.benchmarks.peers.floors import Ceilings, Work, least_work
 from edgewise.benchmarks.peers.random_network import marian_base
 from edgewise.benchmarks.peers.results import Setting
 from edgewise.benchmarks.peers.roofline import measured
-from edgewise.models.config import ModelConfig, RopeConfig, StackConfig
+from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.position_config import RopeConfig
 from edgewise.models.transformer import Transformer
 
 CONFIG = marian_base(n_layers=2, d_model=32, vocab_size=100)

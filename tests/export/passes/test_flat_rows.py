@@ -17,7 +17,8 @@ from edgewise.export.passes.flat_rows import flatten_rows
 from edgewise.export.passes.many_rows import fuse_many_rows
 from edgewise.export.passes.patterns import copy_of, finish
 from edgewise.export.portable import portable_graphs
-from edgewise.models.config import ModelConfig, RelativeConfig, StackConfig
+from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.position_config import RelativeConfig
 from edgewise.models.transformer import Transformer
 from edgewise.quantize.graph import VOCABULARY, matrices, quantize_graph
 from edgewise.quantize.kernels import Scaling

@@ -19,7 +19,7 @@ import edgewise
 from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models import decode
 from edgewise.models.open import open_checkpoint
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 
 from ...bundles import export_few
 from .folders import END, POSITIONS, START, TOKENIZER, UNKNOWN, generator_folder, translator_folder, vocabulary

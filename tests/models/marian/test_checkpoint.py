@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from edgewise.errors import CheckpointError, ConfigError
 from edgewise.models.marian.npz import read_npz
 from edgewise.models.open import open_checkpoint
-from edgewise.runtime.bundle.manifest import ModelSpec
+from edgewise.runtime.bundle.model_spec import ModelSpec
 from edgewise.runtime.decoding import Request, start_search
 from edgewise.runtime.inputs import Prepared
 from edgewise.runtime.options import DecodingOptions

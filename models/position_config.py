@@ -1,0 +1,81 @@
+"""Positions that attentions know of: rotary and relative ones, as frozen configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .config_checks import MOST_ROWS, check_size, check_types, require
+
+RopeScaling = Literal["none", "linear", "llama3", "yarn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary positions (Su et al. 2021, equation 34): frequency ``i`` of a head is ``theta ** (-2 i / head_dim)``.
+
+    ``scaling`` changes the frequencies for contexts longer than trained on. ``linear`` divides all of them by
+    ``factor`` (Chen et al. 2023, equation 4). ``llama3`` divides those whose wave is longer than ``original_positions /
+    low_freq_factor``, leaves those shorter than ``original_positions / high_freq_factor``, and goes smoothly from one
+    to the other between (Grattafiori et al. 2024; reference: ``apply_scaling`` in ``models/llama3/model.py`` of
+    github.com/meta-llama/llama-models). ``yarn`` divides those that turn less than ``beta_slow`` times in
+    ``original_positions``, leaves those that turn more than ``beta_fast`` times, and goes from one to the other as the
+    number of the frequency does, from whole number to whole number with ``truncate`` (Peng et al. 2023, section 3.2).
+
+    ``attention_factor`` multiplies what was turned, queries and keys alike (there, section 3.4).
+    """
+
+    theta: float = 10000.0
+    scaling: RopeScaling = "none"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.scaling != "none" or self.factor == 1.0, f"factor ({self.factor}) belongs to a scaling")
+        if self.scaling in ("llama3", "yarn"):
+            original = self.original_positions
+            require(
+                original is not None and original > 0,
+                f"{self.scaling} scaling needs original_positions; it is {original}",
+            )
+            check_size(self, "original_positions", MOST_ROWS)
+            for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+                least, most = getattr(self, low), getattr(self, high)
+                require(least < most, f"{low} ({least}) must be below {high} ({most})")
+        else:
+            require(self.original_positions is None, "original_positions belong to llama3 and yarn scaling only")
+        require(
+            self.scaling == "yarn" or self.attention_factor == 1.0,
+            f"attention_factor ({self.attention_factor}) belongs to yarn scaling only",
+        )
+        require(self.scaling != "yarn" or self.theta > 1, f"theta ({self.theta}) must be above 1 for yarn scaling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeConfig:
+    """Relative positions (Raffel et al. 2020, section 2.1): every head adds a number of its own to the score of a key.
+
+    Which one depends on how far the key is from the query: the distances are divided among ``buckets``, which grow with
+    the distance; keys ``max_distance`` and more away share the last. The layers of a stack share the numbers.
+    """
+
+    buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("buckets", "max_distance"):
+            check_size(self, name, MOST_ROWS)
+        require(self.buckets >= 4, f"buckets ({self.buckets}) must be at least 4: two on each side of a query")
+        require(
+            self.max_distance > self.buckets // 2,
+            f"max_distance ({self.max_distance}) must be above half of the buckets ({self.buckets}): each of these "
+            "holds one distance",
+        )
