@@ -12,13 +12,21 @@ padding of the source has none. What comes after those weights is gone, the othe
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
 from ...runtime.bundle import signature as names
-from .patterns import constant, copy_of, cross_attentions, drop_inputs, finish, name_output, producer, self_attentions
+from .patterns import (
+    constant,
+    copy_of,
+    cross_attentions,
+    drop_inputs,
+    emit,
+    finish,
+    name_output,
+    producer,
+    self_attentions,
+)
 
 _NEVER = -1e30
 """A score whose weight is zero; minus infinity would make NaN of a source that is all padding."""
@@ -66,20 +74,12 @@ def _mean_over_heads(graph: ir.Graph, node: ir.Node) -> ir.Value:
     query, key, _, mask = node.inputs[:4]
     assert query is not None and query.shape is not None
     scale = node.attributes["scale"].as_float() if "scale" in node.attributes else int(query.shape[3]) ** -0.5  # type: ignore[arg-type]
-    scaled = _emit(graph, "Mul", [query, constant(graph, "attention_scale", ir.tensor(np.array(scale, np.float32)))])
-    scores = _emit(graph, "MatMul", [scaled, _emit(graph, "Transpose", [key], {"perm": [0, 1, 3, 2]})])  # (B, H, T, S)
+    scaled = emit(graph, "Mul", [query, constant(graph, "attention_scale", ir.tensor(np.array(scale, np.float32)))])
+    scores = emit(graph, "MatMul", [scaled, emit(graph, "Transpose", [key], {"perm": [0, 1, 3, 2]})])  # (B, H, T, S)
     never = constant(graph, "never", ir.tensor(np.array(_NEVER, np.float32)))
-    weights = _emit(graph, "Softmax", [_emit(graph, "Where", [mask, scores, never])], {"axis": -1})
+    weights = emit(graph, "Softmax", [emit(graph, "Where", [mask, scores, never])], {"axis": -1})
     heads = constant(graph, "axis_of_heads", ir.tensor(np.array([1], np.int64)))
-    return _emit(graph, "ReduceMean", [weights, heads], {"keepdims": 0})
-
-
-def _emit(
-    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, Any] | None = None
-) -> ir.Value:
-    node = ir.node(op_type, inputs, attributes or {})
-    graph.append(node)
-    return node.outputs[0]
+    return emit(graph, "ReduceMean", [weights, heads], {"keepdims": 0})
 
 
 def _rename_dims(graph: ir.Graph) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .patterns import constant, hand_over_output, is_constant
+from .patterns import constant, hand_over_output, is_constant, the_rest
 
 _OF_NUMBERS = frozenset(
     "Abs Add Cast Div Erf Gelu Max Min Mul Relu Round Sigmoid Sub Tanh".split()  # noqa: SIM905
@@ -48,14 +48,10 @@ def flatten_rows(model: ir.Model) -> ir.Model:
 
 def row_count(graph: ir.Graph, before: ir.Node) -> ir.Value:
     """How many tokens there are, padding included, as a list of one number."""
-    all_ids = ir.node("Reshape", [graph.inputs[0], _everything(graph)])
+    all_ids = ir.node("Reshape", [graph.inputs[0], the_rest(graph)])
     count = ir.node("Shape", [all_ids.outputs[0]])
     graph.insert_before(before, [all_ids, count])
     return count.outputs[0]
-
-
-def _everything(graph: ir.Graph) -> ir.Value:
-    return constant(graph, "minus_one", ir.tensor(np.array([-1], np.int64)))
 
 
 def is_flat(value: ir.Value) -> bool:
@@ -77,7 +73,7 @@ class _Rows:
 
     def look_up(self, node: ir.Node) -> None:
         """Rows of an embedding, or of its scales, by tokens in a row of their own."""
-        indices = ir.node("Reshape", [node.inputs[1], _everything(self.graph)])
+        indices = ir.node("Reshape", [node.inputs[1], the_rest(self.graph)])
         self.graph.insert_before(node, indices)
         node.replace_input_with(1, indices.outputs[0])
         _mark(node.outputs[0])
@@ -110,7 +106,7 @@ class _Rows:
     def _shape_of_texts(self) -> ir.Value:
         if self._shape is None:
             shape = ir.node("Shape", [self.graph.inputs[0]])
-            with_features = ir.node("Concat", [shape.outputs[0], _everything(self.graph)], {"axis": 0})
+            with_features = ir.node("Concat", [shape.outputs[0], the_rest(self.graph)], {"axis": 0})
             self.graph.insert_before(self.graph[0], [shape, with_features])
             self._shape = with_features.outputs[0]
         return self._shape

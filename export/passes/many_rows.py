@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .flat_rows import is_flat, row_count
-from .patterns import CONTRIB, constant, made_by, only_reader, replace_uses
+from .patterns import CONTRIB, constant, made_by, only_reader, replace_uses, the_rest
 
 
 def fuse_many_rows(model: ir.Model) -> ir.Model:
@@ -35,7 +35,7 @@ def _quantize_rows(graph: ir.Graph, product: ir.Node) -> None:
     x, scale = division.inputs
     assert x is not None
     flat = is_flat(x)
-    scales = ir.node("Reshape", [scale, _one_list(graph)])  # (B, S, 1) -> (B*S,)
+    scales = ir.node("Reshape", [scale, the_rest(graph)])  # (B, S, 1) -> (B*S,)
     graph.insert_before(division, scales)
     rows = x if flat else _two_dimensions(graph, division)
     offsets = [] if shifted is None else [_offsets(graph, division, scales.outputs[0], flat)]
@@ -50,14 +50,10 @@ def _quantize_rows(graph: ir.Graph, product: ir.Node) -> None:
     replace_uses(cast.outputs[0], result)
 
 
-def _one_list(graph: ir.Graph) -> ir.Value:
-    return constant(graph, "minus_one", ir.tensor(np.array([-1], np.int64)))
-
-
 def _two_dimensions(graph: ir.Graph, division: ir.Node) -> ir.Value:
     """``(B, S, K)``, which ``division`` reads, as ``(B*S, K)``."""
     width = ir.node("Shape", [division.inputs[0]], {"start": -1})
-    shape = ir.node("Concat", [_one_list(graph), width.outputs[0]], {"axis": 0})
+    shape = ir.node("Concat", [the_rest(graph), width.outputs[0]], {"axis": 0})
     rows = ir.node("Reshape", [division.inputs[0], shape.outputs[0]])
     graph.insert_before(division, [width, shape, rows])
     return rows.outputs[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -179,6 +180,25 @@ def constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     )
     graph.register_initializer(value)
     return value
+
+
+def axis_list(graph: ir.Graph, axis: int) -> ir.Value:
+    """A list of one axis."""
+    return constant(graph, f"axis_{axis}", ir.tensor(np.array([axis], np.int64)))
+
+
+def the_rest(graph: ir.Graph) -> ir.Value:
+    """A list of -1: the length that a Reshape finds out by itself."""
+    return constant(graph, "minus_one", ir.tensor(np.array([-1], np.int64)))
+
+
+def emit(
+    graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Any] | None = None
+) -> ir.Value:
+    """The output of a new node at the end of ``graph``."""
+    node = ir.node(op_type, inputs, attributes or {})
+    graph.append(node)
+    return node.outputs[0]
 
 
 def drop_inputs(graph: ir.Graph, names: set[str]) -> None:

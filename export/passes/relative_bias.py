@@ -9,12 +9,10 @@ makes it for rows that have read any numbers of tokens.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
-from .patterns import constant, made_by, only_reader, producer, replace_uses
+from .patterns import axis_list, constant, emit, made_by, only_reader, producer, replace_uses
 
 
 def has_relative_bias(attention: ir.Node) -> bool:
@@ -37,8 +35,8 @@ def bias_of_step(graph: ir.Graph, attention: ir.Node, past_length: ir.Value) -> 
     bias = producer(attention.inputs[3], "Where").inputs[1]
     lookup = producer(producer(bias, "Transpose").inputs[0], "Gather")
     buckets = producer(lookup.inputs[1], "Gather").inputs[0]
-    by_offset = _emit(graph, "Gather", [lookup.inputs[0], buckets])
-    return _bias(graph, by_offset, past_length, _emit(graph, "Add", [past_length, _int32(graph, 1)]))
+    by_offset = emit(graph, "Gather", [lookup.inputs[0], buckets])
+    return _bias(graph, by_offset, past_length, emit(graph, "Add", [past_length, _int32(graph, 1)]))
 
 
 def is_bias_of_step(bias: ir.Value | None) -> bool:
@@ -61,12 +59,12 @@ def _bias(graph: ir.Graph, by_offset: ir.Value, lengths: ir.Value, longest: ir.V
     buckets = producer(by_offset, "Gather").inputs[1]
     assert buckets is not None and buckets.const_value is not None
     farthest = (buckets.const_value.size - 1) // 2
-    keys = _emit(graph, "Range", [_int32(graph, 0), _emit(graph, "Squeeze", [longest]), _int32(graph, 1)])  # (C,)
-    offset = _emit(graph, "Sub", [keys, _emit(graph, "Unsqueeze", [lengths, _axis(graph, 1)])])  # (R, C)
-    near = _emit(graph, "Clip", [offset, _int32(graph, -farthest), _int32(graph, farthest)])
-    rows = _emit(graph, "Gather", [by_offset, _emit(graph, "Add", [near, _int32(graph, farthest)])])  # (R, C, H)
-    heads = _emit(graph, "Transpose", [rows], {"perm": [0, 2, 1]})  # (R, H, C)
-    return _emit(graph, "Unsqueeze", [heads, _axis(graph, 2)])
+    keys = emit(graph, "Range", [_int32(graph, 0), emit(graph, "Squeeze", [longest]), _int32(graph, 1)])  # (C,)
+    offset = emit(graph, "Sub", [keys, emit(graph, "Unsqueeze", [lengths, axis_list(graph, 1)])])  # (R, C)
+    near = emit(graph, "Clip", [offset, _int32(graph, -farthest), _int32(graph, farthest)])
+    rows = emit(graph, "Gather", [by_offset, emit(graph, "Add", [near, _int32(graph, farthest)])])  # (R, C, H)
+    heads = emit(graph, "Transpose", [rows], {"perm": [0, 2, 1]})  # (R, H, C)
+    return emit(graph, "Unsqueeze", [heads, axis_list(graph, 2)])
 
 
 def _lookup(bias: ir.Value | None) -> ir.Node | None:
@@ -74,17 +72,5 @@ def _lookup(bias: ir.Value | None) -> ir.Node | None:
     return made_by(made_by(unsqueeze, "Transpose"), "Gather")
 
 
-def _axis(graph: ir.Graph, axis: int) -> ir.Value:
-    return constant(graph, f"axis_{axis}", ir.tensor(np.array([axis], np.int64)))
-
-
 def _int32(graph: ir.Graph, value: int) -> ir.Value:
     return constant(graph, f"int32_{value}", ir.tensor(np.array(value, np.int32)))
-
-
-def _emit(
-    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, Any] | None = None
-) -> ir.Value:
-    node = ir.node(op_type, inputs, attributes or {})
-    graph.append(node)
-    return node.outputs[0]

@@ -17,8 +17,6 @@ long, or padded on the right where nothing looks.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
@@ -29,10 +27,12 @@ from .patterns import (
     CONTRIB,
     add_input,
     after_heads,
+    axis_list,
     before_heads,
     constant,
     copy_of,
     drop_inputs,
+    emit,
     finish,
     has_bias,
     name_output,
@@ -40,6 +40,7 @@ from .patterns import (
     replace_uses,
     scale_of,
     self_attentions,
+    the_rest,
     unturned,
     without_bias,
 )
@@ -68,7 +69,7 @@ def step_graph(decoder: ir.Model) -> ir.Model:
         _attend_in_buffer(graph, layer, node, past_length, None if grouped else beams)
     replace_uses(_input(graph, names.POSITIONS), past_length)
     # The axis of one token goes before the vocabulary and not after it, where its removal would copy all logits.
-    replace_uses(_picked(graph).outputs[0], _emit(graph, "Squeeze", [_states(graph), _axis(graph, 1)]))
+    replace_uses(_picked(graph).outputs[0], emit(graph, "Squeeze", [_states(graph), axis_list(graph, 1)]))
     return _without_past(model, ("rows",))
 
 
@@ -131,8 +132,8 @@ def _projected(graph: ir.Graph, node: ir.Node, source: ir.Value | None, heads: i
 
 def _position_of_rows(graph: ir.Graph, past_length: ir.Value) -> ir.Value:
     """``(R, 1)`` int64, made anew for every reader: what is equal is shared later."""
-    shape = _emit(graph, "Shape", [_input(graph, names.IDS)])
-    return _emit(graph, "Expand", [_emit(graph, "Cast", [past_length], {"to": ir.DataType.INT64}), shape])
+    shape = emit(graph, "Shape", [_input(graph, names.IDS)])
+    return emit(graph, "Expand", [emit(graph, "Cast", [past_length], {"to": ir.DataType.INT64}), shape])
 
 
 def prefill_graph(decoder: ir.Model) -> ir.Model:
@@ -160,7 +161,7 @@ def _turn_by(graph: ir.Graph, positions: ir.Value, ids: ir.Value) -> None:
     """Rotary positions want their own for every row: ``(1, T) -> (B, T)``."""
     turning = [node for node in graph if node.op_type == "RotaryEmbedding"]
     if turning:
-        everywhere = _emit(graph, "Expand", [positions, _emit(graph, "Shape", [ids])])
+        everywhere = emit(graph, "Expand", [positions, emit(graph, "Shape", [ids])])
         for node in turning:
             node.replace_input_with(3, everywhere)
 
@@ -173,25 +174,25 @@ def _scatter(graph: ir.Graph, layer: int, node: ir.Node, repeat: ir.Value) -> No
     caches = _caches(graph, layer, heads, width)
     written = []
     for cache, fresh in zip(caches, node.inputs[1:3], strict=True):
-        unsqueezed = _emit(graph, "Unsqueeze", [fresh, _axis(graph, 1)])  # (B, 1, H, T, Dh)
-        beams = _emit(graph, "Expand", [unsqueezed, repeat])  # (B, K, H, T, Dh)
-        merged = _emit(graph, "Reshape", [beams, _merge_shape(graph, fresh)])  # (R, H, T, Dh)
-        written.append(_emit(graph, "TensorScatter", [cache, merged], {"axis": 2}))
+        unsqueezed = emit(graph, "Unsqueeze", [fresh, axis_list(graph, 1)])  # (B, 1, H, T, Dh)
+        beams = emit(graph, "Expand", [unsqueezed, repeat])  # (B, K, H, T, Dh)
+        merged = emit(graph, "Reshape", [beams, _merge_shape(graph, fresh)])  # (R, H, T, Dh)
+        written.append(emit(graph, "TensorScatter", [cache, merged], {"axis": 2}))
     _cache_outputs(graph, layer, written[0], written[1], caches)
 
 
 def _merge_shape(graph: ir.Graph, fresh: ir.Value | None) -> ir.Value:
     """``[-1, H, T, Dh]``."""
-    tail = _emit(graph, "Shape", [fresh], {"start": 1})
-    return _emit(graph, "Concat", [constant(graph, "minus_one", ir.tensor(np.array([-1]))), tail], {"axis": 0})
+    tail = emit(graph, "Shape", [fresh], {"start": 1})
+    return emit(graph, "Concat", [the_rest(graph), tail], {"axis": 0})
 
 
 def _repeat_shape(graph: ir.Graph, beam_width: ir.Value) -> ir.Value:
     """``[1, K, 1, 1, 1]``."""
     ones = constant(graph, "ones_3", ir.tensor(np.ones(3, np.int64)))
     one = constant(graph, "ones_1", ir.tensor(np.ones(1, np.int64)))
-    width = _emit(graph, "Cast", [beam_width], {"to": ir.DataType.INT64})
-    return _emit(graph, "Concat", [one, width, ones], {"axis": 0})
+    width = emit(graph, "Cast", [beam_width], {"to": ir.DataType.INT64})
+    return emit(graph, "Concat", [one, width, ones], {"axis": 0})
 
 
 def _count_by_ids(graph: ir.Graph, ids: ir.Value) -> None:
@@ -214,27 +215,15 @@ def _rows_of_one_token(graph: ir.Graph, ids: ir.Value) -> None:
 
 
 def _all_true(graph: ir.Graph, ids: ir.Value) -> ir.Value:
-    shape = _emit(graph, "Shape", [ids])
-    return _emit(graph, "ConstantOfShape", [shape], {"value": ir.tensor(np.array([True]))})
+    shape = emit(graph, "Shape", [ids])
+    return emit(graph, "ConstantOfShape", [shape], {"value": ir.tensor(np.array([True]))})
 
 
 def _range_of(graph: ir.Graph, ids: ir.Value) -> ir.Value:
     """Positions ``(1, T)``."""
-    tokens = _emit(graph, "Squeeze", [_emit(graph, "Shape", [ids], {"start": 1, "end": 2})])
+    tokens = emit(graph, "Squeeze", [emit(graph, "Shape", [ids], {"start": 1, "end": 2})])
     zero, one = (constant(graph, f"scalar_{i}", ir.tensor(np.array(i, np.int64))) for i in (0, 1))
-    return _emit(graph, "Unsqueeze", [_emit(graph, "Range", [zero, tokens, one]), _axis(graph, 0)])
-
-
-def _axis(graph: ir.Graph, axis: int) -> ir.Value:
-    return constant(graph, f"axis_{axis}", ir.tensor(np.array([axis], np.int64)))
-
-
-def _emit(
-    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, Any] | None = None
-) -> ir.Value:
-    node = ir.node(op_type, inputs, attributes or {})
-    graph.append(node)
-    return node.outputs[0]
+    return emit(graph, "Unsqueeze", [emit(graph, "Range", [zero, tokens, one]), axis_list(graph, 0)])
 
 
 def _caches(graph: ir.Graph, layer: int, heads: int, width: int) -> list[ir.Value]:

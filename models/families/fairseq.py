@@ -31,6 +31,12 @@ from .family import Around
 from .language_codes import M2M_100, MBART, MBART_50, NLLB_200, WMT_21
 from .marian import TOKENIZER_CONFIG, VOCABULARY, vocabulary_tokens
 
+HARMLESS = """
+    _num_labels activation_dropout classif_dropout decoder_layerdrop dropout early_stopping encoder_layerdrop
+    extra_pos_embeddings forced_eos_token_id init_std length_penalty max_length num_beams num_hidden_layers output_past
+    prefix save_step
+"""
+"""Fields of their ``config.json`` that change nothing in a finished network; how to decode is read elsewhere."""
 PIECES = "sentencepiece.bpe.model"
 _SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 _OWN = ["<unk>", "<s>", "</s>"]  # the first pieces of a SentencePiece model of fairseq's

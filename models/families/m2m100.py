@@ -11,18 +11,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..config import ModelConfig, StackConfig
-from .fairseq import fairseq_languages, fairseq_tokenizer
+from .fairseq import HARMLESS, fairseq_languages, fairseq_tokenizer
 from .family import ACTIVATIONS, Facts, Family, Fields, with_default_target
 from .marian import KEYS, stack_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_HARMLESS = """
-    _num_labels activation_dropout classif_dropout decoder_layerdrop dropout early_stopping encoder_layerdrop
-    extra_pos_embeddings forced_eos_token_id init_std length_penalty max_length num_beams num_hidden_layers output_past
-    prefix save_step
-"""
 
 
 def _config(fields: Fields, facts: Facts) -> ModelConfig:
@@ -35,7 +29,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     languages = with_default_target(fields, facts, start)
     fields.only(is_encoder_decoder=True, is_decoder=False, normalize_before=True, static_position_embeddings=True)
     fields.only(normalize_embedding=False, add_final_layer_norm=True, add_bias_logits=False)
-    fields.ignore(*_HARMLESS.split())
+    fields.ignore(*HARMLESS.split())
     if facts.suppressed:
         fields.faults.append(f"bad_words_ids hold {facts.suppressed}, expected none")
 

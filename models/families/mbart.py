@@ -7,15 +7,9 @@ from __future__ import annotations
 
 from ..config import ModelConfig, StackConfig
 from .bart import BART, KEYS
-from .fairseq import fairseq_languages, fairseq_tokenizer
+from .fairseq import HARMLESS, fairseq_languages, fairseq_tokenizer
 from .family import ACTIVATIONS, Facts, Family, Fields, with_default_target
 from .marian import stack_of
-
-_HARMLESS = """
-    _num_labels activation_dropout classif_dropout decoder_layerdrop dropout early_stopping encoder_layerdrop
-    extra_pos_embeddings forced_eos_token_id init_std length_penalty max_length num_beams num_hidden_layers output_past
-    prefix save_step
-"""
 
 
 def _config(fields: Fields, facts: Facts) -> ModelConfig:
@@ -30,7 +24,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
     fields.only(is_encoder_decoder=True, is_decoder=False, normalize_before=True, static_position_embeddings=False)
     fields.only(normalize_embedding=True, add_final_layer_norm=True, add_bias_logits=False)
     fields.only(force_bos_token_to_be_generated=False)
-    fields.ignore(*_HARMLESS.split())
+    fields.ignore(*HARMLESS.split())
     if facts.suppressed:
         fields.faults.append(f"bad_words_ids hold {facts.suppressed}, expected none")
 
