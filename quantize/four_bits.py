@@ -3,8 +3,8 @@
 Rounding to the nearest level leaves open which levels. Those from the least to the largest weight waste some where
 these two stand alone, so a few narrower ranges are tried, and scale and minimum are fitted to what was rounded; of all,
 each block keeps those of least squared error (as ``make_qkx2_quants`` in ``ggml/src/ggml-quants.c`` of llama.cpp does).
-One more range is that of llama.cpp's Q4_0, eight steps on the side of the largest weight and seven on the other: of
-weights that came out of such a file every number is kept to the bit.
+One more range is that of llama.cpp's Q4_0, eight steps on the side of the largest weight and seven on the other, taken
+only where it loses nothing: of weights that came out of such a file every number is kept to the bit.
 
 A block's minimum is any number, as in llama.cpp's Q4_1, and not a multiple of its scale: of weights that came out of
 such a file nothing is lost but the last bits of float32. (With the nearest multiple SmolLM2-135M kept 77 % of its best
@@ -80,7 +80,7 @@ def _rounded(blocks: Floats) -> tuple[Floats, Floats, Floats]:
     best = _tried(blocks, low, width)
     ranges = [(low + width * np.float32((1 - share) / 2), width * np.float32(share)) for share in RANGES[1:]]
     exact = _tried(blocks, *_eight_and_seven(blocks))
-    exact[3][exact[3] > 0] = np.inf  # of other weights these levels are no better than the ranges
+    exact[3][exact[3] > 0] = np.inf  # taken for other weights as well, it moved a shipped network past its bounds
     for found in (exact, *(_tried(blocks, *tried) for tried in ranges)):
         better = found[3] < best[3]
         for kept, new in zip(best, found, strict=True):
