@@ -41,11 +41,11 @@ ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functio
   or over ``vocabulary.weight``. Without a bias there is no Add. Logits with a cap leave by Div -> Tanh -> Mul. An
   encoder's own embedding is read by a Gather named ``source_embedding``.
 - An attention ``x.attention`` is one Attention node named so, mask as fourth input, with 4-D inputs and without
-  ``is_causal`` or past inputs of its own; ``scale`` is there where it is not the usual one, and a ``softcap`` of 0 is none. Each
-  of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose [0, 2, 1, 3], of k and v with as many heads as they
-  have, an RMSNormalization of q and k before the Transpose where heads are normalized; with rotary positions q and k go
-  through one RotaryEmbedding after it, over ``positions``, but for those of layers without positions. The result leaves
-  by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the linear layer ``output``.
+  ``is_causal`` or past inputs of its own; ``scale`` is there where it is not the usual one, and a ``softcap`` of 0 is
+  none. Each of q, k, v comes out of Add -> Reshape [0, 0, H, Dh] -> Transpose [0, 2, 1, 3], of k and v with as many
+  heads as they have, an RMSNormalization of q and k before the Transpose where heads are normalized; with rotary
+  positions q and k go through one RotaryEmbedding after it, over ``positions``, but for those of layers without
+  positions. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the linear layer ``output``.
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
   presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``; those with a
   window share another, And of that one and Less(distance, window).
