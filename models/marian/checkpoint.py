@@ -1,5 +1,7 @@
 """A Marian ``.npz`` of the type ``transformer`` as a checkpoint; ``tokenizer.json`` lies beside it.
 
+``source_tokenizer.json``, too, where source and target have vocabularies of their own.
+
 Marian begins a translation with no token at all, an embedding of zeros. Here that is the embedding of one token more,
 behind its vocabulary, which is never generated. Its positions are Google's sinusoids: all sines before all cosines, and
 frequencies that go down to 1/10000 exactly.
@@ -18,10 +20,10 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..checkpoint import TOKENIZER, Checkpoint, plain_name
+from ..checkpoint import SOURCE_TOKENIZER, TOKENIZER, Checkpoint, plain_name
 from ..config import ModelConfig, StackConfig
 from ..families.family import Facts, Family, build
-from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, special_tokens
+from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, read_tokenizer, special_tokens
 from ..families.marian import SUPPRESSED
 from .npz import read_npz
 from .settings import NAME, Settings, read_settings
@@ -32,6 +34,7 @@ MAX_CONTEXT = 512
 _EPSILON = 1e-6
 _END = "</s>"
 _BIAS, _MATRIX, _WORDS = "decoder_ff_logit_out_b", "decoder_ff_logit_out_W", "Wemb"
+_SOURCE_WORDS, _TARGET_WORDS = "encoder_Wemb", "decoder_Wemb"
 _PARTS = {"q": "query", "k": "key", "v": "value", "o": "output"}
 
 
@@ -45,12 +48,16 @@ def read_marian(file: Path) -> Checkpoint:
     arrays = read_npz(file)
     settings = Settings(read_settings(arrays.pop(NAME, None), str(file)), str(file))
     tensors = _renumbered({name: torch.from_numpy(values) for name, values in arrays.items()}, file)
+    two = _WORDS not in tensors and {_SOURCE_WORDS, _TARGET_WORDS} <= tensors.keys()
+    if two:
+        tensors[_WORDS] = tensors.pop(_TARGET_WORDS)
     words = tensors.get(_WORDS)
     if words is None or words.ndim != 2:
-        raise CheckpointError(f"{file} has no matrix {_WORDS}: source and target need one embedding, in one vocabulary")
+        raise CheckpointError(f"{file} has no matrix {_WORDS}, and not both {_SOURCE_WORDS} and {_TARGET_WORDS}")
     vocabulary, width = words.shape
-    end = _end_id(file.parent, vocabulary)
-    config = _config(settings, tensors, vocabulary, width, end)
+    end = _end_id(file.parent, vocabulary, TOKENIZER)
+    sources = _sources(tensors[_SOURCE_WORDS], file, vocabulary) if two else {}
+    config = _config(settings, tensors, vocabulary, width, end, sources)
     family = _family(config, settings.operations("transformer-preprocess") == "n")
     model = build(family, {}, _with_start(tensors, width), Facts(), str(file))
     return Checkpoint(
@@ -62,7 +69,23 @@ def read_marian(file: Path) -> Checkpoint:
         beam_size=6,  # as OPUS-MT configures its models; Marian's own default is 12
         training={"recipe": "transformer, read from a Marian .npz"},
         notice=notice_of(file.parent),
+        source_tokenizer=sources.get("tokenizer"),
     )
+
+
+def _sources(words: Tensor, file: Path, vocabulary: int) -> dict[str, Any]:
+    """Of sources with an embedding of their own its size, and the tokenizer and the end token where it has others."""
+    own = file.parent / SOURCE_TOKENIZER
+    if words.ndim != 2:
+        raise CheckpointError(f"{file}: {_SOURCE_WORDS} has shape {tuple(words.shape)}, expected a matrix")
+    if not own.is_file():
+        if len(words) != vocabulary:
+            raise CheckpointError(
+                f"{file.parent} has no {SOURCE_TOKENIZER}: sources have {len(words)} tokens, translations {vocabulary}"
+            )
+        return {"size": vocabulary}
+    end = _end_id(file.parent, len(words), SOURCE_TOKENIZER)
+    return {"size": len(words), "end": end, "tokenizer": own.read_text(encoding="utf-8")}
 
 
 def _renumbered(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -78,22 +101,29 @@ def _renumbered(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     return found
 
 
-def _end_id(folder: Path, vocabulary: int) -> int:
-    tokenizer = own_tokenizer(folder)
-    check_tokenizer(folder, vocabulary, tokenizer)
+def _end_id(folder: Path, vocabulary: int, file: str) -> int:
+    tokenizer = own_tokenizer(folder) if file == TOKENIZER else read_tokenizer(folder / file)
+    check_tokenizer(folder, vocabulary, tokenizer, file)
     end = tokenizer.token_to_id(_END)
     if end is None:
-        raise CheckpointError(f"{folder / TOKENIZER} has no token {_END!r}, which ends Marian's texts")
+        raise CheckpointError(f"{folder / file} has no token {_END!r}, which ends Marian's texts")
     prefix, suffix = special_tokens(folder, tokenizer)
     if prefix or suffix not in ((), (end,)):
         raise CheckpointError(
-            f"{folder / TOKENIZER} puts {prefix} before and {suffix} after a text, expected nothing before, and "
+            f"{folder / file} puts {prefix} before and {suffix} after a text, expected nothing before, and "
             f"{_END!r} ({end}) or nothing after: Marian ends a text in it, and adds no other token"
         )
     return int(end)
 
 
-def _config(settings: Settings, tensors: dict[str, Tensor], vocabulary: int, width: int, end: int) -> ModelConfig:
+def _config(
+    settings: Settings,
+    tensors: dict[str, Tensor],
+    vocabulary: int,
+    width: int,
+    end: int,
+    sources: dict[str, Any],
+) -> ModelConfig:
     heads = settings.number("transformer-heads")
     activation = settings.choice("transformer-ffn-activation", "swish", {"swish": "silu", "relu": "relu"})
     before, after = (settings.operations(f"transformer-{name}process") for name in ("pre", "post"))
@@ -115,10 +145,12 @@ def _config(settings: Settings, tensors: dict[str, Tensor], vocabulary: int, wid
             "norm_place": "pre" if before else "post",
             "final_norm": False,
         }
-    tied = settings.flag("tied-embeddings-all") or settings.flag("tied-embeddings")
-    settings.flag("tied-embeddings-src")
+    shared = [name for name in ("tied-embeddings-all", "tied-embeddings-src") if settings.flag(name)]
+    if shared and sources:
+        settings.faults.append(f"{shared[0]} is true beside {_SOURCE_WORDS} and {_TARGET_WORDS}, expected {_WORDS}")
+    tied = settings.flag("tied-embeddings") or "tied-embeddings-all" in shared
     settings.agrees("dim-emb", width)
-    settings.agrees("dim-vocabs", vocabulary)
+    settings.agrees("dim-vocabs", *(size for size in (sources.get("size"), vocabulary) if size is not None))
     settings.check()
     return ModelConfig(
         vocab_size=vocabulary + 1,
@@ -126,6 +158,9 @@ def _config(settings: Settings, tensors: dict[str, Tensor], vocabulary: int, wid
         pad_id=vocabulary,
         start_id=vocabulary,
         end_id=end,
+        source_vocab_size=sources.get("size"),
+        source_end_id=sources.get("end"),
+        source_pad_id=sources.get("end", end) if sources else None,
         encoder=StackConfig(**stacks["encoder"]),
         decoder=StackConfig(**stacks["decoder"]),
         positions="learned",
@@ -157,7 +192,7 @@ def marian_positions(length: int, width: int) -> Tensor:
 def _family(config: ModelConfig, pre: bool) -> Family:
     """Marian's names, layers counted from 0."""
     keys = {_WORDS: "embedding.weight", _BIAS: "vocabulary_bias", "positions": "positions"}
-    keys[_MATRIX] = "vocabulary.weight"
+    keys |= {_MATRIX: "vocabulary.weight", _SOURCE_WORDS: "source_embedding.weight"}
     for side in ("encoder", "decoder"):
         layer, ours = f"{side}_l{{i}}", f"{side}.layers.{{i}}"
         attentions = {"self": ("attention", "attention_residual")}

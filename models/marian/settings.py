@@ -112,11 +112,14 @@ class Settings:
         if types not in _NOTHING and not (isinstance(types, list) and set(types) == {"sequence"}):
             self.faults.append(f"input-types are {types!r}, expected sequences")
 
-    def agrees(self, name: str, size: int) -> None:
-        """A number, or every one of a list, that an array has as its size."""
+    def agrees(self, name: str, size: int, *more: int) -> None:
+        """A number, or every one of a list, that an array has as its size; with ``more``, each its own."""
         found = self.data.get(name)
-        if any(text != str(size) for text in (found if isinstance(found, list) else [found])):
-            self.faults.append(f"{name} is {found!r}, expected {size}, the size of the embedding")
+        listed = found if isinstance(found, list) else [found]
+        expected = [str(s) for s in (size, *more)] if more else [str(size)] * len(listed)
+        if listed != expected:
+            sizes = f"{size}, the size of the embedding" if not more else f"{expected}, the sizes of the embeddings"
+            self.faults.append(f"{name} is {found!r}, expected {sizes}")
 
     def number(self, name: str) -> int:
         """A positive whole number."""

@@ -140,8 +140,8 @@ class Naive:
 
     def logits(self, source: list[int], target: list[int]) -> Array:
         """Of what follows nothing, the first token of ``target``, and so on."""
-        words = self.p["Wemb"]
-        x = self.positions(words[source])
+        words = self.p["decoder_Wemb" if "decoder_Wemb" in self.p else "Wemb"]
+        x = self.positions(self.p.get("encoder_Wemb", words)[source])
         for i in range(1, ENCODER + 1):
             name = f"encoder_l{i}_self"
             x = self.around(x, f"{name}_Wo", lambda h, name=name: self.attend(name, h, h, False))

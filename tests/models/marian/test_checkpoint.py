@@ -137,7 +137,7 @@ def test_settings_without_effect_are_read(tmp_path: Path) -> None:
         ({"yml": 1, "special:model.yml": np.frombuffer(b"a: {b: [", np.int8)}, None),
         ({"yml": 1, "special:model.yml": np.frombuffer(b"  deep: 3", np.int8)}, "'  deep: 3' is no flat YAML"),
         ({"yml": 1, "special:model.yml": np.frombuffer(b"a: 3\na: 4", np.int8)}, "'a: 4' is no flat YAML"),
-        ({"Wemb": None}, "has no matrix Wemb: source and target need one embedding"),
+        ({"Wemb": None}, "has no matrix Wemb, and not both encoder_Wemb and decoder_Wemb"),
         ({"encoder_l1_self_Wq": None}, "missing encoder.layers.0.attention.query.weight"),
         ({"encoder_l1_self_Wq": np.zeros((3, 3), np.float32)}, "query.weight has shape"),
         ({"encoder_l0_self_Wq": np.zeros((WIDTH, WIDTH), np.float32)}, "layers are counted from 1"),
