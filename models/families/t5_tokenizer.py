@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TokenizerError
+from ..byte_level import character_of
 from ..files import TOKENIZER, read_json
 from ..sentencepiece.model import SentencePieceModel, read_model
 from ..sentencepiece.tokenizer import tokenizer_json
@@ -61,7 +62,7 @@ def piece_tokenizer(model: SentencePieceModel, sentinels: Sequence[str]) -> str:
 
 def byte_tokenizer(sentinels: Sequence[str]) -> str:
     """Three special tokens, the 256 bytes of UTF-8, then ``sentinels`` (Xue et al. 2022, section 3.1)."""
-    tokens = [*_SPECIAL, *map(_byte_level, range(256))]
+    tokens = [*_SPECIAL, *map(character_of, range(256))]
     level = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     data: dict[str, Any] = {
         "version": "1.0",
@@ -89,18 +90,6 @@ def byte_tokenizer(sentinels: Sequence[str]) -> str:
         },
     }
     return json.dumps(data, ensure_ascii=False)
-
-
-def _byte_level(byte: int) -> str:
-    """The character that the tokenizers library writes for a byte: itself where it is printable, or one from U+0100.
-
-    Source: ``bytes_to_unicode`` in ``encoder.py`` of github.com/openai/gpt-2.
-    """
-    return chr(byte) if _is_printable(byte) else chr(256 + sum(not _is_printable(other) for other in range(byte)))
-
-
-def _is_printable(byte: int) -> bool:
-    return 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte <= 0xFF
 
 
 def _sentinels(settings: Mapping[str, Any], default: int, where: Path) -> list[str]:
