@@ -1,9 +1,9 @@
 """Folders as Hugging Face writes them: ``config.json``, weights (one file or several with an index), a tokenizer.
 
 Weights are safetensors, or without them ``pytorch_model.bin``, see :mod:`.pickled`. ``tokenizer.json`` is taken as it
-is, and without it made of the files that a family reads instead or of a ``vocab.txt``, see :mod:`.wordpiece`; what it
-says of truncation and padding is not read, it is the runtime's business, and of its special tokens the configuration
-says where they stand.
+is, and without it made of the files that a family reads instead, of a tiktoken file, see :mod:`.tiktoken_files`, or of
+a ``vocab.txt``, see :mod:`.wordpiece`; what it says of truncation and padding is not read, it is the runtime's
+business, and of its special tokens the configuration says where they stand.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .chat import read_chat
 from .family import Facts, Family, build
 from .generation import check_generation, recommended
 from .sentence import read_sentences
+from .tiktoken_files import tiktoken_file, tiktoken_json
 from .wordpiece import VOCABULARY, wordpiece_of
 
 if TYPE_CHECKING:  # what a folder says beside its weights is read without torch
@@ -281,6 +282,9 @@ def read_tokenizer(file: Path, made: str | None = None) -> Any:
 
 def _made_tokenizer(folder: Path) -> Any:
     """A tokenizer made of what there is in place of ``tokenizer.json``."""
+    if (file := tiktoken_file(folder)) is not None:
+        text = tiktoken_json(file, _optional(folder / CONFIG), _optional(folder / TOKENIZER_CONFIG))
+        return read_tokenizer(file, text)
     if not (folder / VOCABULARY).is_file():
         raise CheckpointError(
             f"{folder} has neither {TOKENIZER} nor {VOCABULARY}: save it there with "
