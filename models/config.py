@@ -264,6 +264,19 @@ class ModelConfig:
             f"{name} ({value}) must be a token id below {'source_' if own else ''}vocab_size ({size})",
         )
 
+    def _check_longrope(self, head_width: int) -> None:
+        for rope in (self.rope, self.window_rope):
+            if rope is None or rope.scaling != "longrope":
+                continue
+            pairs, found = head_width // 2, len(rope.short_factors)
+            require(found == pairs, f"short_factors ({found}) must be half of head_dim ({head_width}): one a pair")
+            assert rope.original_positions is not None
+            require(
+                self.max_positions <= rope.original_positions,
+                f"max_positions ({self.max_positions}) must be at most original_positions ({rope.original_positions}): "
+                "beyond, longrope positions have other factors",
+            )
+
     def _check_positions(self) -> None:
         rotary = self.positions == "rotary"
         require((self.rope is not None) == rotary, f"rope ({self.rope}) belongs to rotary positions, and they to it")
@@ -288,6 +301,7 @@ class ModelConfig:
                 self.decoder.head_width % 2 == 0,
                 f"head_dim ({self.decoder.head_width}) must be even: rotary positions turn pairs",
             )
+            self._check_longrope(self.decoder.head_width)
         for stack in (self.encoder, self.decoder):
             require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
         require(

@@ -49,6 +49,9 @@ def check_types(config: Any) -> None:
             require(ok, f"{name} ({value!r}) must be a positive number")
         elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
             require(isinstance(value, kind), f"{name} ({value!r}) must be a {kind.__name__} or None")
+        elif float in get_args(kind):
+            ok = isinstance(value, tuple) and all(isinstance(v, float) and 0 < v < math.inf for v in value)
+            require(ok, f"{name} ({str(value)[:60]}) must be positive numbers")
         elif int in get_args(kind):
             ok = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
             require(ok, f"{name} ({value!r}) must be {'layers' if name.endswith('_layers') else 'token ids'}")

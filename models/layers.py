@@ -51,6 +51,8 @@ def rotary_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
         first, last = _yarn_range(config, head_dim)
         kept = 1 - ((torch.arange(head_dim // 2, dtype=torch.float64) - first) / (last - first)).clamp(0.0, 1.0)
         return kept * frequency + (1 - kept) * frequency / config.factor
+    if config.scaling == "longrope":
+        return frequency / torch.tensor(config.short_factors, dtype=torch.float64)
     return frequency
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from .config_checks import MOST_ROWS, check_size, check_types, require
 
-RopeScaling = Literal["none", "linear", "llama3", "yarn"]
+RopeScaling = Literal["none", "linear", "llama3", "yarn", "longrope"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,8 @@ class RopeConfig:
     github.com/meta-llama/llama-models). ``yarn`` divides those that turn less than ``beta_slow`` times in
     ``original_positions``, leaves those that turn more than ``beta_fast`` times, and goes from one to the other as the
     number of the frequency does, from whole number to whole number with ``truncate`` (Peng et al. 2023, section 3.2).
+    ``longrope`` divides each by its own of ``short_factors``, ``head_dim / 2`` of them, which hold within
+    ``original_positions`` (Ding et al. 2024, section 3.3); beyond, others hold, and nothing is read.
 
     ``attention_factor`` multiplies what was turned, queries and keys alike (there, section 3.4).
     """
@@ -35,11 +37,12 @@ class RopeConfig:
     beta_slow: float = 1.0
     truncate: bool = True
     attention_factor: float = 1.0
+    short_factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.scaling != "none" or self.factor == 1.0, f"factor ({self.factor}) belongs to a scaling")
-        if self.scaling in ("llama3", "yarn"):
+        if self.scaling in ("llama3", "yarn", "longrope"):
             original = self.original_positions
             require(
                 original is not None and original > 0,
@@ -50,10 +53,16 @@ class RopeConfig:
                 least, most = getattr(self, low), getattr(self, high)
                 require(least < most, f"{low} ({least}) must be below {high} ({most})")
         else:
-            require(self.original_positions is None, "original_positions belong to llama3 and yarn scaling only")
+            require(
+                self.original_positions is None, "original_positions belong to llama3, yarn and longrope scaling only"
+            )
         require(
-            self.scaling == "yarn" or self.attention_factor == 1.0,
-            f"attention_factor ({self.attention_factor}) belongs to yarn scaling only",
+            self.scaling in ("yarn", "longrope") or self.attention_factor == 1.0,
+            f"attention_factor ({self.attention_factor}) belongs to yarn and longrope scaling only",
+        )
+        require(
+            bool(self.short_factors) == (self.scaling == "longrope"),
+            f"short_factors ({len(self.short_factors)}) belong to longrope scaling, and it to them",
         )
         require(self.scaling != "yarn" or self.theta > 1, f"theta ({self.theta}) must be above 1 for yarn scaling")
 

@@ -20,9 +20,11 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL),
     "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor", _ORIGINAL),
 }
 _OPTIONAL: dict[str, tuple[str, ...]] = {
     "yarn": (_ORIGINAL, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("factor", "attention_factor"),
 }
 
 
@@ -57,6 +59,8 @@ def rope_from(fields: Fields, parameters: Mapping[str, Any], theta: Any) -> Call
         values["original_positions"] = values.pop(_ORIGINAL)
     if kind == "dynamic":
         return lambda: _dynamic(theta, values["factor"])
+    if kind == "longrope":
+        return _longrope(fields, theta, values)
     if kind == "yarn":
         values.setdefault("original_positions", fields.get("max_position_embeddings", int))
         values = _with_attention_factor(fields, values)
@@ -70,6 +74,42 @@ def _dynamic(theta: Any, factor: Any) -> RopeConfig:
         ConfigError: the factor is none.
     """
     return replace(RopeConfig(theta=theta, scaling="linear", factor=factor), scaling="none", factor=1.0)
+
+
+def _longrope(fields: Fields, theta: Any, values: dict[str, Any]) -> Callable[[], RopeConfig]:
+    """The factors of short texts, and what Ding et al. 2024, section 3.3, multiply queries and keys by, unless stated.
+
+    Those of long texts hold beyond ``original_max_position_embeddings``, where nothing is read here.
+    """
+    short, original = values["short_factor"], values["original_positions"]
+    if not isinstance(short, list) or not short:
+        fields.faults.append(f"short_factor is {str(short)[:60]}, expected a list of numbers")
+        return RopeConfig
+    if type(original) is not int or original < 2:
+        fields.faults.append(f"{_ORIGINAL} is {original!r}, expected an integer of 2 and more")
+        return RopeConfig
+    factor, attention = values.get("factor"), values.get("attention_factor")
+    if factor is None:
+        factor = (fields.get("max_position_embeddings", int) or 0) / original
+    if not isinstance(factor, float) or not 0 < factor < math.inf:
+        fields.faults.append(f"factor is {factor!r}, expected a positive number")
+        return RopeConfig
+    if attention is None:
+        attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return lambda: RopeConfig(
+        theta=theta,
+        scaling="longrope",
+        original_positions=original,
+        attention_factor=attention,
+        short_factors=tuple(_number("short_factor", value) for value in short),
+    )
+
+
+def longest_of(rope: RopeConfig, positions: int) -> int:
+    """How many of ``positions`` are read: with ``longrope`` those that the factors of short texts are for."""
+    if rope.scaling != "longrope" or rope.original_positions is None:
+        return positions
+    return min(positions, rope.original_positions)
 
 
 def _with_attention_factor(fields: Fields, values: dict[str, Any]) -> dict[str, Any]:

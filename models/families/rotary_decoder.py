@@ -11,7 +11,7 @@ from typing import Any
 from ..config import ModelConfig, StackConfig
 from ..position_config import RopeConfig
 from .family import ACTIVATIONS, Facts, Fields
-from .rope import rope_of
+from .rope import longest_of, rope_of
 
 LAYER = "model.layers.{i}"
 OURS = "decoder.layers.{i}"
@@ -86,14 +86,15 @@ def rotary_decoder(
             "gated": True,
             **stack,
         }
+        turned = make_rope()
         whole: Mapping[str, Any] = {
             "vocab_size": vocabulary,
-            "max_positions": positions,
+            "max_positions": longest_of(turned, positions),
             "pad_id": pad,
             "start_id": start,
             "end_id": end,
             "positions": "rotary",
-            "rope": make_rope(),
+            "rope": turned,
             "scale_embeddings": False,
             "tied": tied,
             "output_bias": False,

@@ -288,8 +288,8 @@ def copy(folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "rope type 'longrope' is not written here"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, "expected 'default' or 'linear' or 'dynamic' or 'llama3' or"),
+        ({"rope_parameters": {"rope_type": "proportional"}}, "rope type 'proportional' is not written here"),
+        ({"rope_parameters": {"rope_type": "su"}}, "expected 'default' or 'linear' or 'dynamic' or 'llama3' or"),
         ({"rope_parameters": {"rope_type": ["x"]}}, r"rope type \['x'\] is not written here"),
         ({"rope_parameters": {"rope_type": "linear"}}, r"rope type 'linear' has \[\], expected \['factor'\]"),
         (
