@@ -13,6 +13,8 @@ from typing import Any
 from ...errors import CheckpointError, ConfigError
 from ..checkpoint import CONFIG, SOURCE_TOKENIZER, TOKENIZER, Checkpoint, blueprint, filled, plain_name, read_json
 from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, read_tokenizer, special_tokens
+from ..languages import LanguageConfig
+from .languages import ctranslate2_languages
 from .network import network_of
 from .reader import read_model_bin
 
@@ -52,7 +54,8 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
         source_tokenizer = _source_tokenizer(folder)
         _check_ids(folder, sources, source_tokenizer, SOURCE_TOKENIZER)
         reads = _Tokens(config, sources, folder, SOURCE_TOKENIZER, source_tokenizer)
-    text = _source(named, reads) if translates else _prompt(named)
+    languages = ctranslate2_languages(folder, tokenizer) if translates and source_tokenizer is None else None
+    text = _source(named, reads, languages) if translates else _prompt(named)
     try:
         made, tensors = network_of(model, config, text)
     except (CheckpointError, ConfigError) as error:
@@ -169,14 +172,16 @@ def _prompt(tokens: _Tokens) -> dict[str, Any]:
     return {**tokens.text(start), "adds_start": bool(tokens.prefix)}
 
 
-def _source(tokens: _Tokens, reads: _Tokens) -> dict[str, Any]:
+def _source(tokens: _Tokens, reads: _Tokens, languages: LanguageConfig | None) -> dict[str, Any]:
     """What an encoder reads around a text: CTranslate2 adds its tokens to those that the tokenizer has put there.
 
-    ``reads``: the tokens of sources; ``tokens``, where they have no others.
+    ``reads``: the tokens of sources; ``tokens``, where they have no others. ``languages``: each text has the token of
+    its own before it, whichever the tokenizer puts there.
     """
     text, end = tokens.text(tokens.named("decoder_start_token", "<s>")), reads.named("eos_token", "</s>")
     start: tuple[int, ...] = (reads.named("bos_token", "<s>"),) if reads.flag("add_source_bos") else ()
-    before = start + reads.prefix
+    prefix = reads.prefix[1:] if languages and {*reads.prefix[:1]} & {*languages.tokens.values()} else reads.prefix
+    before = start + prefix
     after = reads.suffix + ((end,) if reads.flag("add_source_eos") else ())
     if len(before) > 1 or after != (end,):
         raise ConfigError(
@@ -184,6 +189,13 @@ def _source(tokens: _Tokens, reads: _Tokens) -> dict[str, Any]:
             f"expected at most one token before, and eos_token ({end}) after: a source that ends in it has "
             "it from the tokenizer's template, or from add_source_eos"
         )
+    if languages is not None:
+        if before:
+            raise ConfigError(
+                f"{reads.folder}: {CONFIG} and {reads.file} together put {before} before a source beside its language, "
+                "expected nothing"
+            )
+        return {**text, "languages": languages}
     if reads is not tokens:
         text |= {"source_end_id": end, "source_pad_id": end}
     elif before == (text["start_id"],):

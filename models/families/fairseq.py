@@ -50,6 +50,8 @@ _PLACES: dict[str, tuple[SourcePlace, TargetPlace]] = {
     "NllbTokenizer": ("before", "forced"),
     "M2M100Tokenizer": ("before", "forced"),
 }
+TOKENIZER_CLASSES = frozenset(_PLACES)
+"""Tokenizers that have languages."""
 
 
 def fairseq_tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
