@@ -28,3 +28,6 @@ PATTERNS = {
     "qwen": _THREE_DIGITS.replace(r"\p{N}{1,3}", r"\p{N}"),
 }
 """Regular expressions in Oniguruma's syntax, by the name of what was trained with them."""
+
+NORMALIZED = {"qwen": "NFC"}
+"""What is done to a text before it is split, as the step is called by the tokenizers library; to others nothing is."""

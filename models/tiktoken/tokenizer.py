@@ -2,6 +2,7 @@
 
 tiktoken merges two neighbours whenever what they spell is a token, that of the lowest rank first, the leftmost of equal
 ones; so every pair that makes a token is a merge, of the rank of that token. What is a token as a whole stays one.
+Before that Qwen's own tokenizer composes characters (NFC), and so does this.
 
 Source: ``byte_pair_merge`` in ``src/lib.rs`` of github.com/openai/tiktoken, release 0.14.0.
 """
@@ -15,7 +16,7 @@ from typing import Any
 from ...errors import TokenizerError
 from ..byte_level import character_of
 from ..merges import ranked_pairs
-from .patterns import PATTERNS
+from .patterns import NORMALIZED, PATTERNS
 
 MAX_SPECIAL = 1 << 14
 
@@ -39,7 +40,7 @@ def tokenizer_json(ranks: Sequence[bytes], pattern: str, special: Mapping[str, i
         "truncation": None,
         "padding": None,
         "added_tokens": [_added(index, text) for text, index in sorted(special.items(), key=lambda item: item[1])],
-        "normalizer": None,
+        "normalizer": {"type": NORMALIZED[pattern]} if pattern in NORMALIZED else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_split(PATTERNS[pattern]), _BYTES]},
         "post_processor": None if start is None else _template(start, special[start]),
         "decoder": _BYTES,
