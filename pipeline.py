@@ -131,7 +131,13 @@ def variants_made(targets: Sequence[str], precisions: Sequence[str]) -> list[tup
 
 
 def task_of(config: ModelConfig) -> Task:
-    """What a network of this shape is for."""
+    """What a network of this shape is for.
+
+    Raises:
+        ConfigError: no bundle holds such a network yet.
+    """
+    if config.speech is not None:
+        raise ConfigError("a network that hears speech is read, and no bundle holds one yet: choose another checkpoint")
     if config.architecture == "encoder-decoder":
         return "translate"
     if config.architecture == "decoder":

@@ -14,17 +14,18 @@ import torch
 
 from . import decode, generate
 from .decode import Decoded
+from .heard import Source
 from .transformer import Transformer
 
 
 @torch.inference_mode()
-def greedy(model: Transformer, source_ids: Sequence[int], max_new_tokens: int) -> Decoded:
+def greedy(model: Transformer, source: Source, max_new_tokens: int) -> Decoded:
     """As :func:`edgewise.models.decode.greedy`, in as many steps as tokens and one pass over all of them."""
-    (found,) = generate.greedy(model, [source_ids], max_new_tokens)
-    logits = _one_pass(model, source_ids, found.tokens)
+    (found,) = generate.greedy(model, [source], max_new_tokens)
+    logits = _one_pass(model, source, found.tokens)
     ranked = logits.log_softmax(-1).sort(descending=True, stable=True)
     if ranked.indices[:, 0].tolist() != list(found.tokens):
-        return decode.greedy(model, source_ids, max_new_tokens)
+        return decode.greedy(model, source, max_new_tokens)
     log_probs = tuple(ranked.values[:, 0].tolist())
     return replace(
         found,
@@ -36,16 +37,14 @@ def greedy(model: Transformer, source_ids: Sequence[int], max_new_tokens: int) -
     )
 
 
-def beam(
-    model: Transformer, source_ids: Sequence[int], beam_size: int, length_penalty: float, max_new_tokens: int
-) -> Decoded:
+def beam(model: Transformer, source: Source, beam_size: int, length_penalty: float, max_new_tokens: int) -> Decoded:
     """As :func:`edgewise.models.decode.beam`, of which the best."""
-    return generate.beam(model, [source_ids], beam_size, length_penalty, max_new_tokens)[0][0]
+    return generate.beam(model, [source], beam_size, length_penalty, max_new_tokens)[0][0]
 
 
-def _one_pass(model: Transformer, source_ids: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+def _one_pass(model: Transformer, source: Source, tokens: Sequence[int]) -> torch.Tensor:
     """Logits ``(len(tokens), V)`` from which each of the ``tokens`` is chosen."""
-    prompt, memory = decode.prompts_of(model, [source_ids])[0], decode.remember(model, [source_ids])
+    prompt, memory = decode.prompts_of(model, [source])[0], decode.remember(model, [source])
     fed = torch.tensor([[*prompt, *tokens[:-1]]])
     positions, everything = torch.arange(fed.shape[1])[None], torch.ones_like(fed, dtype=torch.bool)
     hidden, _ = model.decode(fed, positions, everything, cross=memory.cross, cross_mask=memory.mask)

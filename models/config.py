@@ -19,6 +19,7 @@ from .config_checks import (
 )
 from .languages import LanguageConfig
 from .position_config import RelativeConfig, RopeConfig
+from .speech import SpeechConfig
 
 NormPlace = Literal["post", "pre", "sandwich"]
 Norm = Literal["layer", "rms"]
@@ -172,6 +173,8 @@ class ModelConfig:
     ``forced_id``         what a decoder beside an encoder reads after ``start_id``, before the first token of a result
     ``languages``         those that are chosen text by text: each text has its own of these three ids, or of
                           ``start_id``, as :class:`~edgewise.models.languages.LanguageConfig` says
+    ``speech``            the encoder reads log-mel features through convolutions, as
+                          :class:`~edgewise.models.speech.SpeechConfig` says, and the positions are the decoder's alone
     ``tied``              the output projection is the embedding's matrix (section 3.4)
     ``scale_outputs``     what the output projection reads is multiplied by ``1 / sqrt(d_model)`` (T5, where ``tied``)
     ``output_bias``       a bias for every token of the vocabulary
@@ -229,6 +232,7 @@ class ModelConfig:
     second_segment: int = 0
     window_rope: RopeConfig | None = None
     logit_cap: float | None = None
+    speech: SpeechConfig | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -255,6 +259,7 @@ class ModelConfig:
         self._check_positions()
         self._check_head()
         self._check_pairs()
+        self._check_speech()
 
     def _check_token(self, name: str, value: int | None, of_source: bool = False) -> None:
         own = of_source and self.source_vocab_size is not None
@@ -396,6 +401,22 @@ class ModelConfig:
         most = max(0, self.token_types - 1) if self.pair_between else 0
         require(0 <= self.second_segment <= most, f"second_segment ({self.second_segment}) must be from 0 to {most}")
 
+    def _check_speech(self) -> None:
+        if self.speech is None:
+            return
+        both = self.architecture == "encoder-decoder" and self.positions == "learned"
+        require(
+            both,
+            f"speech belongs to an encoder-decoder with learned positions, not to {self.architecture} with "
+            f"{self.positions} ones",
+        )
+        for name in ("source_vocab_size", *_OF_SOURCES, "forced_id", "languages", "adds_start"):
+            value = getattr(self, name)
+            require(value is None, f"{name} ({value}) belongs to a source of tokens, and this one is speech")
+        for name in ("embedding_norm", "decoder_embeddings", "token_types"):
+            require(not getattr(self, name), f"{name} belongs to a source of tokens, and this one is speech")
+        self.speech.check_vocabulary(self.vocab_size)
+
     def _check_output(self) -> None:
         """An output projection and its bias belong to the vocabulary; elsewhere both keep their defaults."""
         words = self.head == "vocabulary" and self.architecture == "encoder"
@@ -461,4 +482,5 @@ class ModelConfig:
 _NESTED = (
     *(("encoder", StackConfig), ("decoder", StackConfig)),
     *(("rope", RopeConfig), ("window_rope", RopeConfig), ("relative", RelativeConfig), ("languages", LanguageConfig)),
+    ("speech", SpeechConfig),
 )

@@ -29,6 +29,7 @@ from .beam_rules import Decoded as Decoded
 from .beam_rules import FinishReason as FinishReason
 from .beam_rules import SentenceBeams as SentenceBeams
 from .beam_rules import length_norm as length_norm
+from .heard import Heard, Source
 from .layers import KeyValue
 from .transformer import Transformer
 
@@ -55,18 +56,29 @@ def right_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
     return ids, mask
 
 
-def remember(model: Transformer, sources: Sequence[Sequence[int]]) -> Memory:
+def remember(model: Transformer, sources: Sequence[Source]) -> Memory:
     """Encode ``sources`` once, for every decoder layer."""
     if model.encoder is None:
         return Memory(None, None)
-    ids, mask = right_pad(sources, model.config.pad_source)
+    if model.front is not None:
+        hidden = model.listen(torch.stack([s.features for s in sources if isinstance(s, Heard)]))
+        return Memory(model.cross_key_value(hidden), torch.ones(hidden.shape[:2], dtype=torch.bool))
+    ids, mask = right_pad(_texts(sources), model.config.pad_source)
     return Memory(model.cross_key_value(model.encode(ids, mask)), mask)
 
 
-def prompts_of(model: Transformer, sources: Sequence[Sequence[int]]) -> list[list[int]]:
-    """What the decoder is given before it decodes: the start token, or for a decoder-only model the source itself."""
+def _texts(sources: Sequence[Source]) -> list[Sequence[int]]:
+    return [source for source in sources if not isinstance(source, Heard)]
+
+
+def prompts_of(model: Transformer, sources: Sequence[Source]) -> list[list[int]]:
+    """What the decoder is given before it decodes: the start token, for a decoder-only model the source itself, and
+    beside speech what came with it.
+    """
     if model.encoder is None:
-        return [list(s) for s in sources]
+        return [list(s) for s in _texts(sources)]
+    if model.front is not None:
+        return [list(s.prompt) for s in sources if isinstance(s, Heard)]
     return [list(model.config.decoder_prompt) for _ in sources]
 
 
@@ -97,7 +109,7 @@ def best_candidates(beams: SentenceBeams, log_probs: Tensor) -> list[Candidate]:
 @torch.inference_mode()
 def beam_batch(
     model: Transformer,
-    sources: Sequence[Sequence[int]],
+    sources: Sequence[Source],
     beam_size: int,
     length_penalty: float,
     max_new_tokens: int | Sequence[int],
@@ -106,7 +118,8 @@ def beam_batch(
     """Beam search over several sentences, each decoded as if alone; ``n_best`` hypotheses each, best first.
 
     ``sources``: token ids, ending in ``end_id`` for an encoder-decoder; for a decoder-only model the prompts, starting
-    with ``start_id``. ``max_new_tokens``: one number, or one a sentence. Rules: the docstring of this module.
+    with ``start_id``; or what was heard. ``max_new_tokens``: one number, or one a sentence. Rules: the docstring of
+    this module.
     """
     limits = [max_new_tokens] * len(sources) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     end_id = model.config.end_id
@@ -122,20 +135,20 @@ def beam_batch(
 
 def beam(
     model: Transformer,
-    source_ids: Sequence[int],
+    source: Source,
     beam_size: int,
     length_penalty: float,
     max_new_tokens: int,
     n_best: int = 1,
 ) -> list[Decoded]:
     """Beam search for one sentence: :func:`beam_batch` of one."""
-    return beam_batch(model, [source_ids], beam_size, length_penalty, max_new_tokens, n_best)[0]
+    return beam_batch(model, [source], beam_size, length_penalty, max_new_tokens, n_best)[0]
 
 
 @torch.inference_mode()
-def greedy(model: Transformer, source_ids: Sequence[int], max_new_tokens: int, length_penalty: float = 0.6) -> Decoded:
+def greedy(model: Transformer, source: Source, max_new_tokens: int, length_penalty: float = 0.6) -> Decoded:
     """The most probable token at every step, the lower id of equals, until ``end_id`` or ``max_new_tokens``."""
-    prompt, memory = prompts_of(model, [source_ids])[0], remember(model, [source_ids])
+    prompt, memory = prompts_of(model, [source])[0], remember(model, [source])
     tokens: list[int] = []
     log_probs: list[float] = []
     logits: list[Tensor] = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .decode import Candidate, Decoded, Memory, SentenceBeams, length_norm, prompts_of, remember
+from .heard import Source
 from .layers import KeyValue
 from .transformer import Transformer
 
@@ -45,7 +46,7 @@ class CachedDecoder:
         self.memory = self.memory.select(sentences)
 
 
-def _prompt_ids(model: Transformer, sources: Sequence[Sequence[int]]) -> Tensor:
+def _prompt_ids(model: Transformer, sources: Sequence[Source]) -> Tensor:
     prompts = prompts_of(model, sources)
     if len({len(p) for p in prompts}) > 1:
         raise ValueError(f"prompts of one batch must be equally long; these are {sorted({len(p) for p in prompts})}")
@@ -55,7 +56,7 @@ def _prompt_ids(model: Transformer, sources: Sequence[Sequence[int]]) -> Tensor:
 @torch.inference_mode()
 def greedy(
     model: Transformer,
-    sources: Sequence[Sequence[int]],
+    sources: Sequence[Source],
     max_new_tokens: int | Sequence[int],
     length_penalty: float = 0.6,
 ) -> list[Decoded]:
@@ -102,7 +103,7 @@ def _greedy_result(tokens: list[int], log_probs: list[float], end_id: int, lengt
 @torch.inference_mode()
 def beam(
     model: Transformer,
-    sources: Sequence[Sequence[int]],
+    sources: Sequence[Source],
     beam_size: int,
     length_penalty: float,
     max_new_tokens: int | Sequence[int],

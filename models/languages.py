@@ -40,7 +40,7 @@ class LanguageConfig:
     default_target: str | None = None
 
     def __post_init__(self) -> None:
-        _check_tokens(self.tokens)
+        check_tokens(self.tokens)
         for name, value, choices in (
             ("source", self.source, (*get_args(SourcePlace), None)),
             ("target", self.target, get_args(TargetPlace)),
@@ -60,7 +60,12 @@ class LanguageConfig:
         )
 
 
-def _check_tokens(tokens: Any) -> None:
+def check_tokens(tokens: Any) -> None:
+    """Refuse what is no mapping of language codes to token ids.
+
+    Raises:
+        ConfigError: it is none.
+    """
     many = isinstance(tokens, Mapping) and 1 <= len(tokens) <= MOST_LANGUAGES
     _require(many, f"tokens must be 1 to {MOST_LANGUAGES} languages by their codes; they are {tokens!r:.80}")
     for code, token in tokens.items():

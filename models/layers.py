@@ -171,15 +171,16 @@ class MultiHeadAttention(nn.Module):
         key = split_heads(self.key(x), self.kv_heads, self.key_norm)
         return key if rotate is None else rotate(key), split_heads(self.value(x), self.kv_heads)
 
-    def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor, rotate: Rotate | None = None) -> Tensor:
+    def forward(self, x: Tensor, key_value: KeyValue, mask: Tensor | None, rotate: Rotate | None = None) -> Tensor:
         """Attend from ``x (B, T, D)`` under ``mask``, broadcast to ``(B, H, T, C)``. Returns ``(B, T, D)``.
 
-        A boolean mask is true where a query may look; one of numbers is added to the scores.
+        A boolean mask is true where a query may look; one of numbers is added to the scores; ``None``: everywhere.
         """
         query = split_heads(self.query(x), self.n_heads, self.query_norm)
         key, value = key_value
         query = query if rotate is None else rotate(query)
         if self.cap is not None:
+            assert mask is not None
             scale = query.shape[3] ** -0.5 if self.scale is None else self.scale
             attended = self.attend_capped(query, key, value, mask, scale, self.cap)
         else:

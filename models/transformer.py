@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig, StackConfig
 from .dropout import Dropout
+from .front import ConvolutionalFront
 from .layers import (
     ACTIVATIONS,
     FeedForward,
@@ -38,8 +39,8 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.feed_forward_residual = Residual(config, dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``x (B, S, D)``, ``mask`` boolean or added to the scores, ``(B, 1 or H, 1 or S, S)`` -> ``(B, S, D)``."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """``x (B, S, D) -> (B, S, D)``; ``mask``: boolean or added to the scores, ``(B, 1 or H, 1 or S, S)``."""
         h = self.attention_residual.before(x)
         x = self.attention_residual.after(x, self.attention(h, self.attention.key_value(h), mask))
         return self.feed_forward_residual.after(x, self.feed_forward(self.feed_forward_residual.before(x)))
@@ -122,6 +123,7 @@ class Transformer(nn.Module):
         self.source_embedding = (
             None if config.source_vocab_size is None else nn.Embedding(config.source_vocab_size, config.d_model)
         )
+        self.front = None if config.speech is None else ConvolutionalFront(config.speech, config.d_model)
         self.embedding_dropout = Dropout(dropout)
         self._add_positions()
         enc, dec = config.encoder, config.decoder
@@ -228,6 +230,14 @@ class Transformer(nn.Module):
         scores = self.encoder.biased(mask[:, None, None, :], positions, positions)
         for layer in self.encoder.layers:
             x = layer(x, scores)
+        return self.encoder.final_norm(x)  # type: ignore[no-any-return]
+
+    def listen(self, features: Tensor) -> Tensor:
+        """Hidden states ``(B, S, D)`` of log-mel ``features (B, bands, 2 * S)``, in which nothing is padding."""
+        assert self.encoder is not None and self.front is not None
+        x = self.embedding_dropout(self.front(features))
+        for layer in self.encoder.layers:
+            x = layer(x, None)
         return self.encoder.final_norm(x)  # type: ignore[no-any-return]
 
     def cross_key_value(self, hidden: Tensor) -> list[KeyValue]:

@@ -126,7 +126,8 @@ class Facts:
     ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
     that may not be generated, as either says. ``forced``: the first token that is generated, as the former says.
     ``source_end``: what ends a source, where sources have a vocabulary of their own. ``languages``: those that texts
-    choose from, where there are any. ``stored``: the names of the tensors that files hold.
+    choose from, where there are any. ``speech``: of a network that hears, the fields of its ``SpeechConfig`` that are
+    tokens. ``stored``: the names of the tensors that files hold.
     """
 
     prefix: tuple[int, ...] = ()
@@ -142,6 +143,7 @@ class Facts:
     forced: int | None = None
     source_end: int | None = None
     languages: LanguageConfig | None = None
+    speech: Mapping[str, Any] | None = None
     stored: frozenset[str] = frozenset()
 
     def adds_start(self, fields: Fields, start: int) -> bool:
@@ -199,7 +201,8 @@ class Family:
     no text reads, by our name. ``tokenizer``: the contents of a ``tokenizer.json`` out of the other files of a folder;
     ``None`` where they are not there. ``source_tokenizer``: the same, and the token that ends a text, of sources with a
     vocabulary of their own. ``languages``: those that texts choose from, of a folder, its configuration, its
-    tokenizer, and the tokens that this puts around a text.
+    tokenizer, and the tokens that this puts around a text. ``speech``: see :class:`Facts`, of what
+    ``generation_config.json`` and ``config.json`` say together, a tokenizer, and where that is.
 
     Raises:
         ConfigError: the row contradicts itself.
@@ -219,6 +222,7 @@ class Family:
     tokenizer: Callable[[Path, Mapping[str, Any]], str | None] = lambda folder, config: None
     source_tokenizer: Callable[[Path, Mapping[str, Any]], tuple[str, int] | None] = lambda folder, config: None
     languages: Callable[[Path, Mapping[str, Any], Any, Around], LanguageConfig | None] = lambda *_: None
+    speech: Callable[[Mapping[str, Any], Any, str], Mapping[str, Any] | None] = lambda *_: None
 
     def __post_init__(self) -> None:
         for name in ("architectures", "dropped", "transposed", "zeros"):
@@ -229,7 +233,7 @@ class Family:
             raise ConfigError("architectures is empty, expected the names that stand in config.json")
         if not callable(self.config):
             raise ConfigError(f"config is {self.config!r}, expected a function of Fields and Facts")
-        for name in ("adapt", "computed", "unread_rows", "tokenizer", "source_tokenizer", "languages"):
+        for name in ("adapt", "computed", "unread_rows", "tokenizer", "source_tokenizer", "languages", "speech"):
             if not callable(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected a function")
         self._check_names()

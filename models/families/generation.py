@@ -38,6 +38,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "watermarking_config": (),
 }
 """Fields that change tokens and have no place in a bundle, and the values with which they change none."""
+_OF_SPEECH = frozenset({"begin_suppress_tokens", "forced_decoder_ids"})
+"""Of a network that hears, these are in its configuration: the first, and the tokens of languages and tasks."""
 _NEUTRAL_SAMPLING: dict[str, tuple[Any, ...]] = {"epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "top_h": ()}
 _TOP_K = 50  # where a file samples and does not say
 
@@ -89,7 +91,9 @@ def check_generation(generation: Mapping[str, Any], model: ModelConfig, where: s
         CheckpointError: there is such a field, or one that contradicts the model.
     """
     given = {name: value for name, value in generation.items() if value is not None}
-    neutral = _NEUTRAL | (_NEUTRAL_SAMPLING if given.get("do_sample") is True else {})
+    known = _OF_SPEECH if model.speech is not None else frozenset[str]()
+    neutral = {name: values for name, values in _NEUTRAL.items() if name not in known}
+    neutral |= _NEUTRAL_SAMPLING if given.get("do_sample") is True else {}
     faults = [
         f"{name} is {given[name]!r}" for name, values in neutral.items() if name in given and given[name] not in values
     ]

@@ -178,6 +178,7 @@ def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family 
         suppressed=_suppressed(folder, config, generation),
         forced=_forced(folder, generation),
         languages=family.languages(folder, config, tokenizer, (prefix, suffix)) if family else None,
+        speech=family.speech({**config, **generation}, tokenizer, str(folder)) if family else None,
     )
     sentences = read_sentences(folder)
     if sentences is None:
