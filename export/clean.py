@@ -105,7 +105,7 @@ def _widen_masks(graph: ir.Graph) -> None:
     """Give a mask that is the same for every query its query dimension: ONNX Runtime does not broadcast that one."""
     wide: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
-        mask = node.inputs[3] if node.op_type == "Attention" else None
+        mask = node.inputs[3] if node.op_type == "Attention" and len(node.inputs) > 3 else None
         if mask is None or mask.shape is None or mask.shape[-2] != 1:
             continue
         if mask not in wide:

@@ -7,6 +7,9 @@ Graphs by architecture: encoder-decoder has ``encoder`` and ``decoder``, decoder
 
     ids (B, S) int64, mask (B, S) bool -> cross_key_{i}, cross_value_{i} (B, H, S, Dh)   i over decoder layers
 
+and of one that hears, ``features (B, bands, frames)`` float32 take the place of both: all ``S = frames / 2`` states are
+there, and its attentions have no mask.
+
 ``encoder`` alone, with ``logit_index`` and ``(B, N, V)`` logits only where the head is the vocabulary::
 
     ids (B, S), mask (B, S), logit_index (B, N) int64 -> hidden (B, S, D), logits (B, N, V) or (B, classes)
@@ -28,8 +31,8 @@ What a pass may rely on
 Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gelu, LayerNormalization, LessOrEqual,
 MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
 Unsqueeze; windows add Cast, CumSum, Less and Slice, relative positions Cast, Clip, CumSum and Where, a cap of logits
-Tanh; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight, transB=1),
-ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
+Tanh, speech Conv; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight,
+transB=1), ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
   ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
@@ -153,6 +156,17 @@ class _CrossEncoder(nn.Module):
         return self.model.cross_key_value(self.model.encode(ids, mask))
 
 
+class _Hearing(nn.Module):
+    """Features of speech -> cross-attention K/V of every decoder layer."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> list[KeyValue]:
+        return self.model.cross_key_value(self.model.listen(features))
+
+
 class _Encoder(nn.Module):
     """Tokens -> hidden states, and what the head makes of them.
 
@@ -200,7 +214,18 @@ def _pairs(flat: Sequence[Tensor]) -> list[KeyValue]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
+def _export_hearing(model: Transformer) -> ir.Model:
+    speech, decoder = model.config.speech, model.config.decoder
+    assert speech is not None and decoder is not None
+    port = _Port(names.FEATURES, torch.zeros(_BATCH, speech.bands, speech.frames), {0: "batch"})
+    return _trace(
+        _Hearing(model), [port], {n: {0: "batch"} for n in _per_layer(decoder, names.cross_key, names.cross_value)}
+    )
+
+
 def _export_encoder(model: Transformer) -> ir.Model:
+    if model.front is not None:
+        return _export_hearing(model)
     ports = [_ids(names.IDS, "batch", "source"), _mask(names.MASK, "batch", "source")]
     if model.config.decoder is not None:
         outputs = {

@@ -48,7 +48,8 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
     graphs = {}
     if names.ENCODER in portable:
-        encoder = flatten_rows(fuse_encoder_attention(portable[names.ENCODER].clone()))
+        encoder = fuse_encoder_attention(portable[names.ENCODER].clone())
+        encoder = encoder if hears(encoder) else flatten_rows(encoder)  # rows are those of tokens
         graphs[names.ENCODER] = _for_onnxruntime(fuse_many_rows(encoder))
     if names.DECODER in portable:
         decoder = portable[names.DECODER]
@@ -69,16 +70,23 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
 def alignment_layer(portable: Mapping[str, ir.Model]) -> int | None:
     """The decoder layer whose cross-attention is the alignment: the last.
 
-    ``None`` where nothing is aligned: without an encoder, or with heads that share keys. The last layer is also
-    CTranslate2's default (``alignment_layer=-1``), and of the four of the shipped translator the one that agrees best
-    with a lexicon: of 964 tokens, in translations of 300 captions of Multi30k's ``val``, that have one partner by
-    Dice's coefficient over ``train``, it looks most at the partner of 91 %; the layer before it, the best of six in
-    Garg et al. 2019, at that of 87 %, the others at those of 69 and 11 %.
+    ``None`` where nothing is aligned: without an encoder, with one that hears, or with heads that share keys. The last
+    layer is also CTranslate2's default (``alignment_layer=-1``), and of the four of the shipped translator the one that
+    agrees best with a lexicon: of 964 tokens, in translations of 300 captions of Multi30k's ``val``, that have one
+    partner by Dice's coefficient over ``train``, it looks most at the partner of 91 %; the layer before it, the best of
+    six in Garg et al. 2019, at that of 87 %, the others at those of 69 and 11 %.
     """
     decoder = portable.get(names.DECODER)
     if names.ENCODER not in portable or decoder is None or not reads_whole_heads(decoder):
         return None
+    if hears(portable[names.ENCODER]):
+        return None
     return max(layer for layer, _ in cross_attentions(decoder.graph))
+
+
+def hears(encoder: ir.Model) -> bool:
+    """Whether an encoder reads features of speech in place of tokens."""
+    return any(value.name == names.FEATURES for value in encoder.graph.inputs)
 
 
 def _for_onnxruntime(model: ir.Model) -> ir.Model:

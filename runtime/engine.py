@@ -118,6 +118,10 @@ class Engine(Protocol):
         """Encoder-decoder: read right-padded sources ``ids (B, S)``; ``mask (B, S)`` is false for padding."""
         ...
 
+    def encode_features(self, features: Floats) -> Memory:
+        """Encoder-decoder that hears: read log-mel ``features (B, bands, frames)`` of one window each."""
+        ...
+
     def start(self, memory: Memory, batch: int, beams: int, capacity: int, candidates: int) -> DecoderRun:
         """Begin a request of ``batch`` sentences and ``capacity`` decoder positions; ``candidates`` a row and step.
 

@@ -25,8 +25,8 @@ def fuse_encoder_attention(model: ir.Model) -> ir.Model:
     graph = model.graph
     layers = [n for n in graph if n.op_type == "Attention" and (n.name or "").startswith("encoder.layers.")]
     if layers:
-        mask = layers[0].inputs[3]
-        if not has_relative_bias(layers[0]):
+        mask = layers[0].inputs[3] if len(layers[0].inputs) > 3 else None  # of speech nothing is padding
+        if mask is not None and not has_relative_bias(layers[0]):
             mask = _mask_of_queries(graph, producer(mask, "Expand"))
         for node in layers:
             fused = _fused(node, mask)
@@ -51,6 +51,7 @@ def _fused(node: ir.Node, mask: ir.Value | None) -> ir.Node:
     sources = [before_heads(source) for source in node.inputs[:3]]
     kept: dict[str, ir.Attr] = dict(node.attributes)
     counts = [ir.AttrInt64("q_num_heads", heads), ir.AttrInt64("kv_num_heads", kv_heads)]
-    fused = ir.Node("", "Attention", [*sources, mask], [*kept.values(), *counts], num_outputs=1, name=node.name)
+    masked = [] if mask is None else [mask]
+    fused = ir.Node("", "Attention", [*sources, *masked], [*kept.values(), *counts], num_outputs=1, name=node.name)
     fused.outputs[0].shape = ir.Shape(("batch", "source", heads * int(node.inputs[2].shape[3])))  # type: ignore[union-attr,index,arg-type]
     return fused

@@ -33,6 +33,7 @@ GRAPHS = (ENCODER, DECODER, PREFILL, STEP, RAGGED, VERIFY, ALIGNMENT)
 
 # Inputs of the portable form.
 IDS = "ids"  # (B, S), (R, T) int64
+FEATURES = "features"  # (B, bands, frames) float32: log-mel features of speech, in place of ids and mask
 MASK = "mask"  # (B, S) bool: false for padding
 SEGMENTS = "segments"  # (B, S) int64: which of a pair's texts a token is in
 POSITIONS = "positions"  # (R, T) int64: counts real tokens

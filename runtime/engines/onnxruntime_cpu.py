@@ -95,12 +95,22 @@ class OnnxRuntimeEngine:
 
     def encode_source(self, ids: Ids, mask: Mask) -> _Memory:
         """See :class:`~edgewise.runtime.engine.Engine`."""
+        return self._remember({names.IDS: ids, names.MASK: mask}, mask)
+
+    def encode_features(self, features: Floats) -> _Memory:
+        """See :class:`~edgewise.runtime.engine.Engine`."""
+        return self._remember({names.FEATURES: features}, None)
+
+    def _remember(self, feeds: dict[str, NDArray[Any]], mask: Mask | None) -> _Memory:
+        """What the encoder makes of ``feeds``; ``mask`` of all its states, by default all true."""
         session = self.session(names.ENCODER)
         outputs = [output.name for output in session.get_outputs()]
         with _failures("run the encoder"):
-            arrays = session.run(outputs, {names.IDS: ids, names.MASK: mask})
+            arrays = session.run(outputs, feeds)
+        if mask is None:
+            mask = np.ones((arrays[0].shape[0], arrays[0].shape[2]), np.bool_)
         inputs = dict(zip(outputs, arrays, strict=True))
-        return _Memory({**inputs, names.CROSS_MASK: np.ascontiguousarray(mask)}, len(ids))
+        return _Memory({**inputs, names.CROSS_MASK: np.ascontiguousarray(mask)}, len(mask))
 
     def start(self, memory: _Memory | None, batch: int, beams: int, capacity: int, candidates: int) -> OnnxRuntimeRun:
         """See :class:`~edgewise.runtime.engine.Engine`."""

@@ -74,11 +74,22 @@ class OpenVinoEngine:
 
     def encode_source(self, ids: Ids, mask: Mask) -> _Memory:
         """See :class:`~edgewise.runtime.engine.Engine`; the result holds copies, free of this engine's requests."""
+        return self._remember({names.IDS: ids, names.MASK: mask}, mask)
+
+    def encode_features(self, features: Floats) -> _Memory:
+        """See :class:`~edgewise.runtime.engine.Engine`; as :meth:`encode_source`."""
+        return self._remember({names.FEATURES: features}, None)
+
+    def _remember(self, feeds: Mapping[str, NDArray[Any]], mask: Mask | None) -> _Memory:
+        """What the encoder makes of ``feeds``; ``mask`` of all its states, by default all true."""
         assert self._encoder is not None
         with self._encoder.borrow() as request:
-            outputs = _infer(request, {names.IDS: ids, names.MASK: mask}, self._cross_names())
+            outputs = _infer(request, feeds, self._cross_names())
+        if mask is None:
+            first = next(iter(outputs.values()))
+            mask = np.ones((first.shape[0], first.shape[2]), np.bool_)
         tensors = {name: _tensor(value) for name, value in (outputs | {names.CROSS_MASK: mask}).items()}
-        return _Memory(tensors, len(ids))
+        return _Memory(tensors, len(mask))
 
     def _cross_names(self) -> list[str]:
         assert self._decoder is not None
