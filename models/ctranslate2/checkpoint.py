@@ -13,10 +13,12 @@ from typing import Any
 from ...errors import CheckpointError, ConfigError
 from ..checkpoint import CONFIG, SOURCE_TOKENIZER, TOKENIZER, Checkpoint, blueprint, filled, plain_name, read_json
 from ..families.huggingface import check_tokenizer, notice_of, own_tokenizer, read_tokenizer, special_tokens
+from ..families.whisper import special_controls
 from ..languages import LanguageConfig
 from .languages import ctranslate2_languages
-from .network import network_of
-from .reader import read_model_bin
+from .network import check_revision, network_of
+from .reader import ModelBin, read_model_bin
+from .whisper import SPEC, whisper_network, whisper_tokens
 
 MODEL = "model.bin"
 MAX_CONTEXT = 8192
@@ -27,6 +29,7 @@ _UNUSED = {
     *("quantization_type", "quantization_bits", "quantization_group_size"),
 }
 _READ = {"bos_token", "eos_token", "layer_norm_epsilon"}
+_READ_OF_WHISPER = {"suppress_ids", "suppress_ids_begin", "lang_ids"}
 _READ_OF_TRANSLATORS = {"decoder_start_token", "add_source_bos", "add_source_eos"}
 
 
@@ -44,6 +47,8 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
         ConfigError: a setting is not understood.
     """
     model = read_model_bin(folder / MODEL)
+    if model.spec == SPEC:
+        return _read_whisper(folder, model)
     translates = model.spec == "TransformerSpec"
     config = _configuration(folder, translates)
     tokens, sources = _vocabularies(folder)
@@ -81,6 +86,48 @@ def read_ctranslate2(folder: Path) -> Checkpoint:
         training={"recipe": f"{model.spec}, read from a CTranslate2 folder"},
         notice=notice_of(folder),
         source_tokenizer=None if source_tokenizer is None else source_tokenizer.to_str(),
+    )
+
+
+def _read_whisper(folder: Path, model: ModelBin) -> Checkpoint:
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder / CONFIG}: expected an object, got {type(config).__name__}")
+    if unknown := sorted(config.keys() - _READ_OF_WHISPER - _UNUSED):
+        raise ConfigError(f"{folder / CONFIG}: {unknown} not understood")
+    tokens, _ = _vocabularies(folder)
+    own_tokenizer(folder)  # refuses what is none
+    contents = special_controls(read_json(folder / TOKENIZER))
+    tokenizer = read_tokenizer(folder / TOKENIZER, contents)
+    end = tokenizer.token_to_id("<|endoftext|>")
+    text = {"pad_id": end, "start_id": tokenizer.token_to_id("<|startoftranscript|>"), "end_id": end}
+    if None in text.values():
+        raise CheckpointError(f"{folder / TOKENIZER} lacks <|startoftranscript|> or <|endoftext|>: it is another one's")
+    try:
+        check_revision(model)
+        made, tensors = whisper_network(model, text, whisper_tokens(config, len(tokens), tokenizer, TOKENIZER))
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{folder}: {error}") from error
+    if made.vocab_size != len(tokens):
+        raise CheckpointError(
+            f"{folder}: the vocabulary has {len(tokens)} tokens, the embedding {made.vocab_size} rows"
+        )
+    _check_ids(folder, tokens, tokenizer, TOKENIZER)
+    return Checkpoint(
+        model=filled(blueprint(made), tensors, str(folder / MODEL)).eval().requires_grad_(False),
+        folder=folder,
+        name=plain_name(folder.resolve().name),
+        weight_files=(folder / MODEL,),
+        max_context=made.max_positions,
+        beam_size=5,  # of Whisper.generate, as is the length penalty of 1
+        decoding={
+            "length_norm": "power",
+            "length_penalty": 1.0,
+            "suppress": [[token] for token in config.get("suppress_ids", ())],
+        },
+        training={"recipe": f"{model.spec}, read from a CTranslate2 folder"},
+        notice=notice_of(folder),
+        made_tokenizer=contents,
     )
 
 

@@ -18,7 +18,7 @@ from ..position_config import RopeConfig
 from .reader import ModelBin
 from .variables import Variables
 
-REVISIONS = {"TransformerSpec": 7, "TransformerDecoderSpec": 8}
+REVISIONS = {"TransformerSpec": 7, "TransformerDecoderSpec": 8, "WhisperSpec": 3}
 """Specifications that are read, and the newest revision of each."""
 _ACTIVATIONS: dict[int, Activation] = {0: "relu", 1: "gelu_tanh", 2: "silu", 3: "gelu"}
 _MOST_LAYERS = 256
@@ -33,19 +33,28 @@ def network_of(model: ModelBin, config: Mapping[str, Any], text: Mapping[str, An
         CheckpointError: a specification that is not read, or variables that are missing, unknown, or do not fit.
         ConfigError: what they say contradicts itself.
     """
+    check_revision(model)
+    epsilon = config.get("layer_norm_epsilon")
+    if epsilon is not None and not (isinstance(epsilon, float) and 0 < epsilon < 1):
+        raise ConfigError(f"layer_norm_epsilon is {epsilon!r}, expected a small number")
+    return Network(Variables(model.variables), epsilon).build(model.spec, text)
+
+
+def check_revision(model: ModelBin) -> None:
+    """Refuse a specification, or a revision of one, that is not read.
+
+    Raises:
+        CheckpointError: it is.
+    """
     if REVISIONS.get(model.spec) != model.revision:
         known = ", ".join(f"{name} revision {revision}" for name, revision in REVISIONS.items())
         raise CheckpointError(
             f"specification {model.spec!r} revision {model.revision} is not read, expected {known}: where it is an "
             "older one of these, convert the model again with CTranslate2 4.8"
         )
-    epsilon = config.get("layer_norm_epsilon")
-    if epsilon is not None and not (isinstance(epsilon, float) and 0 < epsilon < 1):
-        raise ConfigError(f"layer_norm_epsilon is {epsilon!r}, expected a small number")
-    return _Network(Variables(model.variables), epsilon).build(model.spec, text)
 
 
-class _Network:
+class Network:
     """One pass over the variables; faults are raised at its end."""
 
     def __init__(self, variables: Variables, epsilon: float | None) -> None:
@@ -54,26 +63,32 @@ class _Network:
         self.rope_bases: dict[str, float | None] = {}  # by attention; none: it has no rotary positions
 
     def build(self, spec: str, text: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Tensor]]:
+        """Configuration and tensors of a translator or a decoder; ``text``: what a vocabulary says of token ids."""
         translates = spec == "TransformerSpec"
         fields: dict[str, Any] = dict(text)
         stacks: dict[str, Any] = {}
         if translates:
             self.variables.only("encoder/embeddings_merge", 0)
             self.variables.ignore("encoder/embeddings_merge", "encoder/multi_query_attention")
-            stacks["encoder"] = self._stack("encoder", cross=False)
-        stacks["decoder"] = self._stack("decoder", cross=translates)
-        fields |= self._embeddings(list(stacks), "source_end_id" in text) | self._output()
+            stacks["encoder"] = self.stack("encoder", cross=False)
+        stacks["decoder"] = self.stack("decoder", cross=translates)
+        fields |= self._embeddings(list(stacks), "source_end_id" in text) | self.output()
         if "source_vocab_size" in fields and fields.pop("adds_start", False):
             fields["source_start_id"] = fields["start_id"]
-        faults = self.variables.faults + [f"{name} is not understood" for name in self.variables.unread()]
-        if faults:
-            more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-            raise CheckpointError(f"model.bin: {'; '.join(faults[:20])}{more}")
+        self.refuse_faults()
         made: dict[str, Any] = {name: StackConfig(**values) for name, values in stacks.items()}
         base = next(iter(self.rope_bases.values()), None)  # all are the same: another one is a fault
         return ModelConfig(**fields, **made, rope=None if base is None else RopeConfig(theta=base)), self.tensors
 
-    def _stack(self, side: str, cross: bool) -> dict[str, Any]:
+    def refuse_faults(self) -> None:
+        """Raise :class:`CheckpointError` with everything that was wrong, what nobody asked for included."""
+        faults = self.variables.faults + [f"{name} is not understood" for name in self.variables.unread()]
+        if faults:
+            more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+            raise CheckpointError(f"model.bin: {'; '.join(faults[:20])}{more}")
+
+    def stack(self, side: str, cross: bool) -> dict[str, Any]:
+        """What the variables of one stack say of its configuration; its tensors are kept."""
         v = self.variables
         heads, pre = v.count(f"{side}/num_heads"), bool(v.number(f"{side}/pre_norm"))
         activation = int(v.number(f"{side}/activation"))
@@ -198,7 +213,8 @@ class _Network:
         self.tensors["positions"] = found[0][:length]
         return {"positions": "learned", "max_positions": length}
 
-    def _output(self) -> dict[str, Any]:
+    def output(self) -> dict[str, Any]:
+        """What the variables of the output projection say; its tensors are kept, after those of the embedding."""
         v = self.variables
         v.ignore("decoder/alignment_layer", "decoder/alignment_heads")
         v.ignore("decoder/alibi_use_positive_positions", "decoder/scale_alibi")  # they belong to alibi

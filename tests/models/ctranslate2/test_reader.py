@@ -93,7 +93,7 @@ def test_damage_is_named(data: bytes, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "revision"), [("WhisperSpec", 3), ("TransformerSpec", 6), ("TransformerSpec", 8), ("", 1)]
+    ("spec", "revision"), [("WhisperSpec", 2), ("TransformerSpec", 6), ("TransformerSpec", 8), ("", 1)]
 )
 def test_other_specifications_are_refused_by_name(spec: str, revision: int, tmp_path: Path) -> None:
     found = read(tmp_path, binary(variable("a")))
