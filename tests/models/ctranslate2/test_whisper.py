@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import wave
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edgewise.errors import CheckpointError, ConfigError
+from edgewise.export.portable import portable_graphs
 from edgewise.models import cached
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.heard import Heard
 from edgewise.models.open import open_checkpoint
+from edgewise.runtime.search import candidates_needed, finish, search
 
 from ...families.whisper_folders import BANDS, whisper_tokenizer
+from ...open_model import open_files, write_variant
 from .folders import WIDTH, Filler
 
 STATES, HEADS, POSITIONS = 20, 4, 40
@@ -163,3 +167,32 @@ def test_tiny_en_writes_what_is_said(models: Callable[[str], Path], assets: Path
     assert tokens == by_library(folder, features, prompt, 62)
     assert checkpoint.made_tokenizer is not None
     assert Tokenizer.from_str(checkpoint.made_tokenizer).decode(tokens).strip() == JFK
+
+
+@pytest.fixture(scope="module")
+def graphs() -> Callable[[Path], Any]:
+    """``graphs(folder)``: the portable form of its network."""
+    return cache(lambda folder: portable_graphs(open_checkpoint(folder).model))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["float32", "int8-rows"])
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_tiny_en_on_engines(
+    target: str,
+    kernel: Any,
+    models: Callable[[str], Path],
+    assets: Path,
+    graphs: Callable[[Path], Any],
+    tmp_path: Path,
+) -> None:
+    """Of this window the integers give the same tokens, too."""
+    folder = models("whisper-tiny.en")
+    checkpoint, features = open_checkpoint(folder), log_mel(assets, assets / "audio" / "jfk_16k_mono.wav")
+    prompt, tokens = by_reference(checkpoint, features, 62)
+    files = write_variant(graphs(folder), target, kernel, tmp_path / "v")
+    engine, end = open_files(checkpoint.model, target, kernel, files), checkpoint.model.config.end_id
+    run = engine.start(engine.encode_features(features[None]), 1, 1, 62, candidates_needed(1))
+    found = finish(search(run, np.array([prompt]), [60], end))[0][0]
+    assert found.tokens == (*tokens, end)
