@@ -16,7 +16,7 @@ from .quantize import gate
 from .runtime.bundle.chat import CHAT_TEMPLATE_FILE, ChatSpec
 from .runtime.bundle.manifest import MANIFEST_FILE, TOKENIZER_FILE, Licence
 from .runtime.bundle.model_spec import ModelSpec
-from .runtime.chat import ChatTemplate
+from .runtime.chat import template_for
 from .runtime.tokenizer import Tokenizer
 
 LENGTH_PENALTY = 0.6
@@ -65,7 +65,7 @@ def chat_spec(source: ChatSource | None, folder: Path, model: ModelSpec) -> tupl
         return None, ""
     codec = Tokenizer.open(folder / TOKENIZER_FILE)
     try:
-        end = ChatTemplate(source.template, control_tokens=codec.special_tokens, variables=source.variables).turn_end()
+        end = template_for(source.template, codec, source.variables).turn_end()
     except TokenizerError as error:
         return None, f"left out: {error}"[:2000]
     ids = codec.encode_control(end) if end else []

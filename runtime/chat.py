@@ -17,6 +17,7 @@ from .bundle.chat import MAX_TEMPLATE_CHARACTERS
 
 if TYPE_CHECKING:
     from .chat_sandbox import Sandbox
+    from .tokenizer import Tokenizer
 
 MAX_CHAT_CHARACTERS = 1_000_000
 MAX_MESSAGES = 10_000
@@ -154,6 +155,24 @@ class ChatTemplate:
                         f"{key}, where it would be taken for the template's own: remove it"
                     )
         return dict(message)
+
+
+def template_for(source: str, tokenizer: Tokenizer, variables: Mapping[str, str]) -> ChatTemplate:
+    """A template whose control tokens are those of a tokenizer: special ones, and other added tokens that the template
+    writes around messages, as some files do not call the marks of turns special.
+
+    Raises:
+        MissingExtraError, TokenizerError: as :class:`ChatTemplate`, or the template fails.
+    """
+    special = tokenizer.special_tokens
+    frame = ChatTemplate(source, control_tokens=special, variables=variables).frame()
+    written = [message["content"] for message in (_QUESTION, _ANSWER, _SYSTEM)]
+    marks = [
+        token
+        for token in tokenizer.added_tokens
+        if token in frame and token.strip() and not any(token in text for text in written)
+    ]
+    return ChatTemplate(source, control_tokens={*special, *marks}, variables=variables)
 
 
 def _tokens(tokens: object) -> list[str]:

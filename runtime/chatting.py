@@ -13,7 +13,7 @@ from .arguments import check_names, each
 from .bundle import Bundle
 from .bundle.manifest import Manifest
 from .bundle.model_spec import ModelSpec
-from .chat import ChatTemplate, Message
+from .chat import ChatTemplate, Message, template_for
 from .continuous import Job
 from .decoding import Request, decode_all
 from .engine import Engine
@@ -123,11 +123,7 @@ class Chatting:
                 f"{self.manifest.name!r} holds no chat template ({reason}): call generate with a text, or export it "
                 "again from a checkpoint that has one"
             )
-        source, special = self.bundle.chat_template(), self.tokenizer.special_tokens
-        frame = ChatTemplate(source, control_tokens=special, variables=chat.variables).frame()
-        # Some files do not call the marks of turns special.
-        marks = [token for token in self.tokenizer.added_tokens if token in frame and token.strip()]
-        return ChatTemplate(source, control_tokens={*special, *marks}, variables=chat.variables)
+        return template_for(self.bundle.chat_template(), self.tokenizer, chat.variables)
 
     def _chat_job(self, method: str, messages: Sequence[Message], arguments: StreamArguments) -> Job:
         """One chat as ``chat`` or ``chat_stream`` takes it, for a batch that it joins."""
@@ -146,7 +142,13 @@ class Chatting:
         if given is None:
             room = new_token_room(self.manifest, len(source.ids))
             options = replace(options, max_new_tokens=min(room, ANSWER_TOKENS))
-        return Job(request=self._asked(source, options, "the chat", prefix, model), options=options, watch=watch)
+        request = self._asked(source, options, "the chat", prefix, model)
+        return Job(request=replace(request, silent=self._turn_ends(options)), options=options, watch=watch)
+
+    def _turn_ends(self, options: DecodingOptions) -> tuple[int, ...]:
+        """Tokens that end an answer and are none of its words; not those that only the caller names."""
+        assert self.manifest.chat is not None
+        return (self.manifest.model.end_id, *(i for i in self.manifest.chat.end_ids if i in options.end_ids))
 
     def _chat_options(self, arguments: StreamArguments) -> DecodingOptions:
         assert self.manifest.chat is not None

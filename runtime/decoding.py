@@ -40,7 +40,8 @@ class Request:
     """One text to decode, and its most new tokens, the ``prefix`` that these begin with included.
 
     ``text_of`` is needed where the options have stop strings, ``grammar`` where they have one; ``name`` begins
-    messages. ``model``: what the bundle's is for the languages that were chosen.
+    messages. ``model``: what the bundle's is for the languages that were chosen. ``silent``: end tokens that have no
+    text, whatever the tokenizer says.
     """
 
     source: Prepared
@@ -50,6 +51,7 @@ class Request:
     text_of: TextOf | None = None
     grammar: Rule | None = None
     name: str = "text 0"
+    silent: tuple[int, ...] = ()
 
 
 def start_search(

@@ -27,7 +27,7 @@ def generations(
     """What was ``found`` for ``requests``; ``prompts``: tokens whose text a result continues."""
     return [
         Generation(
-            hypotheses=tuple(_hypothesis(tokenizer, prompt, h, options) for h in hypotheses),
+            hypotheses=tuple(_hypothesis(tokenizer, prompt, h, options, request.silent) for h in hypotheses),
             source_tokens=request.source.ids,
             truncated=request.source.truncated,
             timings=timings,
@@ -37,9 +37,13 @@ def generations(
 
 
 def _hypothesis(
-    tokenizer: Tokenizer, prompt: tuple[int, ...], found: TokenHypothesis, options: DecodingOptions
+    tokenizer: Tokenizer,
+    prompt: tuple[int, ...],
+    found: TokenHypothesis,
+    options: DecodingOptions,
+    silent: tuple[int, ...],
 ) -> Hypothesis:
-    text = tokenizer.continuation(prompt, found.tokens)
+    text = tokenizer.continuation(prompt, [token for token in found.tokens if token not in silent])
     return Hypothesis(text=before_stop(text, options.stop), **vars(found))
 
 

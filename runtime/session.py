@@ -405,7 +405,7 @@ class Session(Reading, Chatting, Documents):
 
     def _pieces_of(self, job: Job) -> Pieces:
         """What makes the text of a stream of its tokens."""
-        return Pieces(self.tokenizer, self._prompt(job.request.source), job.options.stop)
+        return Pieces(self.tokenizer, self._prompt(job.request.source), job.options.stop, job.request.silent)
 
     def _results(
         self,

@@ -27,7 +27,7 @@ def stream_pieces(
     watch: Watch,
 ) -> Generator[str]:
     """Text of the best result, in pieces; ``prompt``: tokens whose text it continues."""
-    pieces = Pieces(tokenizer, prompt, options.stop)
+    pieces = Pieces(tokenizer, prompt, options.stop, request.silent)
     for tokens in _agreed(engine, model, request, options, check, watch):
         if piece := pieces.push(tokens):
             yield piece
@@ -36,16 +36,20 @@ def stream_pieces(
 
 
 class Pieces:
-    """Cuts a growing list of tokens into pieces of text; ``prompt``: tokens whose text it continues."""
+    """Cuts a growing list of tokens into pieces of text; ``prompt``: tokens whose text it continues, ``silent``: those
+    that have none."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
-        self._detokenizer, self._stop = tokenizer.detokenizer(prompt), stop
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str], silent: Sequence[int] = ()
+    ) -> None:
+        self._detokenizer, self._stop, self._silent = tokenizer.detokenizer(prompt), stop, silent
         self._text = ""
         self._pushed = self._shown = 0
 
     def push(self, tokens: Sequence[int]) -> str:
         """What is sure once all of ``tokens`` are, those of earlier calls included, and was not given yet."""
-        self._text += "".join(map(self._detokenizer.push, tokens[self._pushed :]))
+        new = [token for token in tokens[self._pushed :] if token not in self._silent]
+        self._text += "".join(map(self._detokenizer.push, new))
         self._pushed = len(tokens)
         return self._more(certain(before_stop(self._text, self._stop), self._stop))
 

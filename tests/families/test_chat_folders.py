@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
 
@@ -71,6 +72,53 @@ def test_an_answer_is_that_of_the_library(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     assert main(["inspect", str(out)]) == 0
     assert "  chat template: chat_template.txt, an answer ends at token 0 too\n" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def ordinary_end(folder: Path) -> Path:
+    """A folder whose turns end with an added token that is not special, which comes in the answer to ``CHAT``."""
+    chat_folder(folder, TEMPLATE.replace("eos_token", "'<turn_end>'"))
+    codec = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    codec.add_tokens([tokenizers.AddedToken("<turn_end>", normalized=False)])
+    codec.save(str(folder / "tokenizer.json"))
+    model, end = library_llama(folder), codec.token_to_id("<turn_end>")
+    ids = torch.tensor([read_by_library(folder)])
+    free = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=STEPS, do_sample=False)
+    other = int(free[0, ids.shape[1] + 4])
+    model.lm_head.weight[[end, other], :] = model.lm_head.weight[[other, end], :]
+    model.save_pretrained(folder)
+    return folder
+
+
+def read_by_library(folder: Path) -> list[int]:
+    codec = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_file=str(folder / "tokenizer.json"), bos_token="<|start|>"
+    )
+    template = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
+    ids: list[int] = codec.apply_chat_template(
+        CHAT, chat_template=template, add_generation_prompt=True, return_dict=False
+    )
+    return ids
+
+
+@pytest.mark.slow
+def test_a_turn_may_end_with_a_token_that_is_not_special(tmp_path: Path) -> None:
+    folder, out = ordinary_end(tmp_path / "folder"), tmp_path / "bundle"
+    export_few(folder, out, ("cpu",), ("fp32",))
+    prompt = torch.tensor([read_by_library(folder)])
+    with edgewise.load(out, "cpu", "fp32", 1) as session:
+        assert session.manifest.chat is not None
+        (end,) = session.manifest.chat.end_ids
+        told = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": STEPS, "do_sample": False}
+        theirs = library_llama(folder).generate(prompt, eos_token_id=[5, end], **told)[0, prompt.shape[1] :].tolist()
+        found = session.chat(CHAT, max_new_tokens=STEPS)
+        assert list(found.source_tokens) == prompt[0].tolist()
+        assert list(found.tokens) == theirs
+        assert theirs[-1] == end
+        assert session.tokenizer.decode([end]) == "<turn_end>"
+        assert "<turn_end>" not in found.text
+        assert "".join(session.chat_stream(CHAT, max_new_tokens=STEPS)) == found.text
+        assert session.verify().ok
 
 
 @pytest.mark.slow

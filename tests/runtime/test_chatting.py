@@ -88,6 +88,33 @@ def test_where_an_answer_ends(opened: Opened) -> None:
     assert opened(end_ids=(first,)).generate("A man", max_new_tokens=3).source_tokens is not None
 
 
+def test_the_end_of_a_turn_is_no_text(opened: Opened) -> None:
+    """An ordinary token where the tokenizer does not call it special; one that only the caller names is text."""
+    whole = opened().chat([QUESTION], max_new_tokens=40)
+    first = list(dict.fromkeys(whole.tokens))[1]
+    before = whole.tokens[: whole.tokens.index(first)]
+    session = opened(end_ids=(first,))
+    text = session.tokenizer.continuation(whole.source_tokens, before)
+    assert session.tokenizer.continuation(whole.source_tokens, (*before, first)) != text
+    for options in ({}, {"repetition_penalty": 1.0001, "stop": ["\0"]}, {"sampling": Sampling(seed=3)}):
+        arguments: Any = {"max_new_tokens": 40, **options}
+        found = session.chat([QUESTION], **arguments)
+        assert found.hypotheses[0].finish_reason == "end"
+        assert found.text == session.tokenizer.continuation(found.source_tokens, found.tokens[:-1])
+        assert "".join(session.chat_stream([QUESTION], **arguments)) == found.text
+    assert session.chat([QUESTION], max_new_tokens=40).text == text
+    named = opened().chat([QUESTION], max_new_tokens=40, end_ids=[first])
+    assert named.tokens == (*before, first)
+    assert named.text != text
+
+    async def together() -> tuple[str, str]:
+        async with AsyncSession(session) as shared:
+            pieces = [piece async for piece in shared.chat_stream([QUESTION], max_new_tokens=40)]
+            return (await shared.chat([QUESTION], max_new_tokens=40)).text, "".join(pieces)
+
+    assert asyncio.run(together()) == (text, text)
+
+
 def turns(count: int) -> list[dict[str, str]]:
     return [m for i in range(count) for m in ({**QUESTION, "content": f"Two dogs {i}?"}, ANSWER)]
 
@@ -134,7 +161,7 @@ def test_marks_of_turns_that_are_not_called_special(opened: Opened) -> None:
     """Guarded as special ones are; other added tokens are text."""
     session = opened()
     library = tokenizers.Tokenizer.from_str(session.tokenizer.to_json())
-    library.add_tokens(["user:", "<think>"])
+    library.add_tokens(["user:", "<think>", "France"])
     session.tokenizer = Tokenizer(library.to_str().encode())
     with pytest.raises(InputError, match=r"message 0 holds the control token 'user:' at character 2 of its content"):
         session.chat([{**QUESTION, "content": "a user: b"}])
