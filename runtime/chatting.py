@@ -20,7 +20,7 @@ from .engine import Engine
 from .inputs import Prepared, new_token_room, too_long
 from .interrupt import Watch
 from .keywords import StreamArguments
-from .options import DecodingOptions, Overflow
+from .options import DecodingOptions, Overflow, is_count
 from .results import Generation
 from .streaming import stream_pieces
 from .tokenizer import Tokenizer
@@ -136,12 +136,14 @@ class Chatting:
         (prefix,) = each(arguments.get("prefix", ""), 1)
         (model,) = self._models(arguments, 1)
         watch = Watch(arguments.get("cancellation"), options.deadline)
-        given = arguments.get("max_new_tokens")
-        wanted = given or max(min(ANSWER_TOKENS, self.manifest.max_context // 2), options.min_new_tokens)
+        given, least = arguments.get("max_new_tokens"), options.min_new_tokens
+        wanted = given or max(min(ANSWER_TOKENS, self.manifest.max_context // 2), least)
         source = self._prompt_of_chat(template, messages, options.overflow, wanted)
         if given is None:
             room = new_token_room(self.manifest, len(source.ids))
-            options = replace(options, max_new_tokens=min(room, ANSWER_TOKENS))
+            fits = least <= room or options.overflow == "truncate"  # else it is refused by the name that was given
+            most = min(room, max(ANSWER_TOKENS, least)) if fits else None
+            options = replace(options, max_new_tokens=most, min_new_tokens=min(least, most or least))
         request = self._asked(source, options, "the chat", prefix, model)
         return Job(request=replace(request, silent=self._turn_ends(options)), options=options, watch=watch)
 
@@ -152,9 +154,11 @@ class Chatting:
 
     def _chat_options(self, arguments: StreamArguments) -> DecodingOptions:
         assert self.manifest.chat is not None
-        own = self.manifest.generation
+        own, least = self.manifest.generation, arguments.get("min_new_tokens")
+        if least is None:
+            least = own.min_new_tokens if own else 0
         defaults: StreamArguments = {
-            "max_new_tokens": ANSWER_TOKENS,
+            "max_new_tokens": max(ANSWER_TOKENS, least) if is_count(least) else ANSWER_TOKENS,
             "end_ids": tuple(dict.fromkeys((*(own.end_ids if own else ()), *self.manifest.chat.end_ids))),
         }
         given = {k: v for k, v in arguments.items() if not (k == "max_new_tokens" and v is None)}

@@ -70,6 +70,13 @@ def test_how_long_an_answer_is(opened: Opened) -> None:
     """As long as the context lets it be, and no longer than ``ANSWER_TOKENS``; ``max_new_tokens`` of texts is other."""
     found = opened().chat([QUESTION], min_new_tokens=70)
     assert len(found.tokens) == CONTEXT + 1 - len(found.source_tokens)
+    assert len(opened(context=700).chat([QUESTION], min_new_tokens=600).tokens) >= 600
+    with pytest.raises(ContextLengthError, match=r"min_new_tokens \(600\) does not fit: the chat leaves room for"):
+        opened().chat([QUESTION], min_new_tokens=600)
+    found = opened().chat([QUESTION], min_new_tokens=600, overflow="truncate")
+    assert len(found.tokens) == CONTEXT + 1 - len(found.source_tokens)
+    with pytest.raises(InputError, match=r"min_new_tokens \('7'\) must be an integer"):
+        opened().chat([QUESTION], min_new_tokens="7")  # type: ignore[arg-type]
     found = opened(context=700).chat([QUESTION])
     assert len(found.tokens) == ANSWER_TOKENS
     with pytest.raises(ContextLengthError, match=r"max_new_tokens \(190\) does not fit: the chat leaves room for"):
