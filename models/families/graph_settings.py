@@ -103,7 +103,7 @@ def read_graph_settings(folder: Path, sizes: GraphSizes) -> GraphSettings:
     longest = min(longest, facts.max_tokens or longest)
     languages = LanguageConfig(**model["languages"]) if model.get("languages") else None
     # What a ModelConfig says, without the mathematics.
-    ids: Any = SimpleNamespace(**{"forced_id": None, **model, "languages": languages})
+    ids: Any = SimpleNamespace(**{"forced_id": None, "speech": None, **model, "languages": languages})
     check_generation(generation, ids, str(folder / GENERATION_CONFIG))
     decoding = recommended(generation, config, ids, longest, str(folder))
     check_tokenizer(folder, model["vocab_size"], tokenizer)
