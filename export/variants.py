@@ -18,6 +18,7 @@ from .passes.encoder_attention import fuse_encoder_attention
 from .passes.flat_rows import flatten_rows
 from .passes.joined_products import join_products
 from .passes.many_rows import fuse_many_rows
+from .passes.moved_weights import store_moved
 from .passes.patterns import cross_attentions, finish
 from .passes.plain_shapes import straighten_shapes
 from .passes.ragged_rows import ragged_graph
@@ -64,7 +65,8 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         if layer is not None:
             weights = fuse_cross_attention(attention_graph(decoder, layer))
             graphs[names.ALIGNMENT] = _for_onnxruntime(fuse_many_rows(straighten_shapes(weights)))
-    return graphs
+    store_moved(graphs)
+    return {name: finish(model, OPSET) for name, model in graphs.items()}
 
 
 def alignment_layer(portable: Mapping[str, ir.Model]) -> int | None:

@@ -126,9 +126,13 @@ class Damaged:
         self.fit()
 
     def swap(self, variant: str, first: str, second: str) -> int:
-        """Exchange every tensor named ``first...`` with its ``second...``. Returns how many pairs."""
-        names = [name for name in self.places(variant) if name.startswith(first)]
-        pairs = [(name, second + name.removeprefix(first)) for name in names]
+        """Exchange every tensor named ``first...`` with its ``second...``, but for those joined over layers.
+
+        Returns how many pairs.
+        """
+        places = self.places(variant)
+        all_pairs = ((name, second + name.removeprefix(first)) for name in places if name.startswith(first))
+        pairs = [(one, other) for one, other in all_pairs if other in places]
         for one, other in pairs:
             values = self.tensor(variant, one), self.tensor(variant, other)
             self.put(variant, one, values[1])

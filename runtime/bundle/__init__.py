@@ -7,7 +7,7 @@ engine and no onnx package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ _MAX_REPORT_BYTES = 4 << 20
 class Bundle:
     """An opened bundle.
 
-    ``graphs`` holds what the scan found in every graph file, under its path; ``verified``: hashes were checked.
+    ``graphs`` holds what the scan found in every graph file that was read, under its path; ``verified``: hashes were
+    checked.
     """
 
     path: Path
@@ -78,14 +79,13 @@ class Bundle:
         manifest = read_manifest(root / MANIFEST_FILE)
         check_containment(root, manifest, allow_hard_links=allow_hard_links)
         chosen = choose(manifest) if choose else None
-        left_out = [v.folder for v in manifest.variants if chosen is not None and v != chosen]
-        check_files(root, manifest, hashes=verify, left_out=left_out)
-        graphs = {file: _scan(root, manifest, variant.folder, file) for variant, file in _graph_files(manifest)}
-        _check_signatures(manifest, graphs)
+        left_out = [v for v in manifest.variants if chosen is not None and v != chosen]
+        check_files(root, manifest, hashes=verify, left_out=[variant.folder for variant in left_out])
+        looked_at = [variant for variant in manifest.variants if variant not in left_out]
+        graphs = {file: _scan(root, manifest, variant.folder, file) for variant, file in _graph_files(looked_at)}
+        _check_signatures(looked_at, graphs)
         if verify:
-            for variant, file in _graph_files(manifest):
-                if variant.folder in left_out:
-                    continue
+            for variant, file in _graph_files(looked_at):
                 check_finite(root / variant.folder, graphs[file].external, file)
         return cls(path=root, manifest=manifest, graphs=graphs, verified=verify)
 
@@ -187,9 +187,9 @@ class Bundle:
         return report
 
 
-def _graph_files(manifest: Manifest) -> list[tuple[Variant, str]]:
+def _graph_files(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
     """Every graph file once, with its variant."""
-    files = {variant.graph_path(graph): variant for variant in manifest.variants for graph in variant.graphs}
+    files = {variant.graph_path(graph): variant for variant in variants for graph in variant.graphs}
     return [(variant, file) for file, variant in files.items()]
 
 
@@ -202,11 +202,11 @@ def _scan(root: Path, manifest: Manifest, folder: str, file: str) -> ScannedGrap
     return scan_graph(read_graph(root / file), file, siblings)
 
 
-def _check_signatures(manifest: Manifest, graphs: Mapping[str, ScannedGraph]) -> None:
+def _check_signatures(variants: Sequence[Variant], graphs: Mapping[str, ScannedGraph]) -> None:
     """Every graph takes and gives what the manifest says, in name, type, shape and order."""
     faults = [
         fault
-        for variant in manifest.variants
+        for variant in variants
         for name, spec in variant.graphs.items()
         for fault in _differences(variant.graph_path(name), spec, graphs[variant.graph_path(name)])
     ]
