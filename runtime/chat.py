@@ -67,12 +67,9 @@ class ChatTemplate:
                 template refuses them, blanked or not.
             TokenizerError: the template fails, takes too long or writes too much.
         """
-        checked = [self._checked(index, message) for index, message in enumerate(_listed(messages))]
-        total = sum(len(text) for message in checked for text in message.values())
-        if total > MAX_CHAT_CHARACTERS:
-            raise InputError(
-                f"the messages have {total} characters, expected at most {MAX_CHAT_CHARACTERS}: send fewer"
-            )
+        checked = self.checked(messages)
+        if fault := size_fault(checked):
+            raise InputError(fault)
         text = self._rendered(checked, add_generation_prompt)
         found = {token: text.count(token) for token in self._control_tokens if token in text}
         if found:
@@ -84,6 +81,14 @@ class ChatTemplate:
                         "as with blanked contents: messages make it out of pieces, remove those"
                     )
         return text
+
+    def checked(self, messages: object) -> list[dict[str, str]]:
+        """``messages``, of whatever size.
+
+        Raises:
+            InputError: they are malformed, or hold a control token.
+        """
+        return [self._checked(index, message) for index, message in enumerate(_listed(messages))]
 
     def frame(self) -> str:
         """What the template writes around messages, and some messages; nothing where it refuses those.
@@ -187,6 +192,16 @@ def _tokens(tokens: object) -> list[str]:
 def _listed(messages: object) -> Sequence[object]:
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise InputError(f"messages are {type(messages).__name__}, expected a list of them")
-    if not 0 < len(messages) <= MAX_MESSAGES:
-        raise InputError(f"there are {len(messages)} messages, expected 1 to {MAX_MESSAGES}")
+    if not messages:
+        raise InputError(f"there are 0 messages, expected 1 to {MAX_MESSAGES}")
     return messages
+
+
+def size_fault(messages: Sequence[Message]) -> str:
+    """What is wrong with the size of well-formed ``messages``; nothing where a template may see them."""
+    if len(messages) > MAX_MESSAGES:
+        return f"there are {len(messages)} messages, expected 1 to {MAX_MESSAGES}"
+    total = sum(len(text) for message in messages for text in message.values())
+    if total > MAX_CHAT_CHARACTERS:
+        return f"the messages have {total} characters, expected at most {MAX_CHAT_CHARACTERS}: send fewer"
+    return ""

@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Unpack
 
-from ..errors import InputError
+from ..errors import InputError, TokenizerError
 from .arguments import check_names, each
 from .bundle import Bundle
 from .bundle.manifest import Manifest
 from .bundle.model_spec import ModelSpec
-from .chat import ChatTemplate, Message, template_for
+from .chat import ChatTemplate, Message, size_fault, template_for
 from .continuous import Job
 from .decoding import Request, decode_all
 from .engine import Engine
@@ -172,17 +172,29 @@ class Chatting:
         def ids(dropped: int) -> tuple[int, ...]:
             return tuple(self._read_chat(template, template.render(turns_from(messages, dropped))))
 
-        found, most = ids(0), self.manifest.max_context
+        most = self.manifest.max_context
         if overflow == "error":
-            if len(found) > most:
+            if len(found := ids(0)) > most:
                 raise too_long("the chat", len(found), most)
             return Prepared(ids=found)
-        last = max(0, len(user_turns(messages)) - 1)
-        dropped = bisect_left(range(last), True, key=lambda turns: len(ids(turns)) + wanted <= most + 1)
-        found = ids(dropped)
+
+        def fitting(dropped: int) -> tuple[int, ...] | None:
+            if size_fault(turns_from(messages, dropped)):
+                return None
+            try:
+                found = ids(dropped)
+            except TokenizerError:  # more than the budget of a template
+                return None
+            return found if len(found) + wanted <= most + 1 else None
+
+        last = max(0, len(user_turns(template.checked(messages))) - 1)
+        if last and (whole := fitting(0)):
+            return Prepared(ids=whole)
+        found = ids(last)  # first: what the last turn fails at, no longer chat mends
         if len(found) > most:
             raise too_long("the last turn of the chat", len(found), most, cut=False)
-        return Prepared(ids=found, truncated=dropped > 0)
+        dropped = bisect_left(range(last), True, lo=min(1, last), key=lambda turns: fitting(turns) is not None)
+        return Prepared(ids=found if dropped == last else ids(dropped), truncated=dropped > 0)
 
     def _read_chat(self, template: ChatTemplate, text: str) -> list[int]:
         """Tokens of a rendered chat, control tokens among them, but none that is not spelled there."""

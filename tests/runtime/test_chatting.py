@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tokenizers
 
-from edgewise.errors import BundleFormatError, ContextLengthError, InputError
+from edgewise.errors import BundleFormatError, ContextLengthError, InputError, TokenizerError
 from edgewise.runtime.asynchronous import AsyncSession
 from edgewise.runtime.bundle.chat import CHAT_TEMPLATE_FILE, MAX_TEMPLATE_CHARACTERS
 from edgewise.runtime.bundle.manifest import manifest_from_json
@@ -21,7 +21,7 @@ from edgewise.runtime.options import Sampling
 from edgewise.runtime.session import Session
 from edgewise.runtime.tokenizer import Tokenizer
 
-from .tiny_session import chat_session, manifest, model_for, tokenizer
+from .tiny_session import CHAT_TEMPLATE, chat_session, manifest, model_for, tokenizer
 
 SYSTEM = {"role": "system", "content": "A man."}
 QUESTION, ANSWER = {"role": "user", "content": "Two dogs run?"}, {"role": "assistant", "content": "A hat."}
@@ -147,6 +147,47 @@ def test_or_loses_its_oldest_turns(before: list[dict[str, str]], most: int | Non
     assert found.truncated
     whole = session.chat(kept, overflow="truncate", max_new_tokens=most)
     assert (whole.source_tokens, whole.truncated) == (found.source_tokens, False)
+
+
+def long_chats() -> dict[str, list[dict[str, str]]]:
+    """Beyond what a template may see: messages, characters, and what it may do with them."""
+    big = [m for _ in range(30) for m in ({**QUESTION, "content": "A man, " * 6000}, ANSWER)]
+    return {"messages": turns(5100), "characters": big, "one turn": [{**QUESTION, "content": "A" * 1_000_001}, ANSWER]}
+
+
+@pytest.mark.parametrize("history", long_chats().values(), ids=long_chats().keys())
+def test_a_history_that_no_template_may_see(history: list[dict[str, str]], opened: Opened) -> None:
+    """Its newest turns remain, as without the older ones."""
+    session, newest = opened(), [*turns(2), QUESTION]
+    with pytest.raises(InputError, match=r"there are 1\d+ messages, expected|the messages have 1\d{6} characters"):
+        session.chat([*history, *newest])
+    found = session.chat([*history, *newest], overflow="truncate", max_new_tokens=20)
+    assert found.truncated
+    assert found.source_tokens[-len(written(*newest)) :] == written(*newest)
+    with pytest.raises(InputError, match=r"message 1 is '7', expected a mapping with role and content"):
+        session.chat([history[0], 7, *history[1:], *newest], overflow="truncate")  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"message 1 holds the control token '</s>'"):
+        session.chat([history[0], {**ANSWER, "content": "</s>"}, *history[1:], *newest], overflow="truncate")
+
+
+def test_a_history_beyond_the_budget_of_a_template(opened: Opened) -> None:
+    """What the last turn fails at is said; what only a longer chat fails at is a reason to shorten it."""
+    session, file = opened(), "chat_template.txt"
+    costly = "{% for m in messages %}{% for a in messages %}{% for b in messages %}{% endfor %}{% endfor %}{% endfor %}"
+    (session.bundle.path / file).write_text(costly + CHAT_TEMPLATE)
+    with pytest.raises(TokenizerError, match="the chat template fails"):
+        session.chat([*turns(400), QUESTION])
+    found = session.chat([*turns(400), QUESTION], overflow="truncate", max_new_tokens=20)
+    assert found.source_tokens[-len(written(*turns(400)[-2:], QUESTION)) :] == written(*turns(400)[-2:], QUESTION)
+    no_shorter = opened()  # what fits whole need not be writable without its turns
+    (no_shorter.bundle.path / file).write_text("{% if messages | length < 3 %}{{ messages[-1].x.y }}{% endif %}a hat")
+    assert not no_shorter.chat([*turns(1), QUESTION], overflow="truncate", max_new_tokens=20).truncated
+    broken = opened()
+    (broken.bundle.path / file).write_text(
+        "{% if messages | length not in (2, 3) %}{{ messages[-1].nothing.nowhere }}{% endif %}"
+    )
+    with pytest.raises(TokenizerError, match="the chat template fails"):
+        broken.chat([*turns(40), QUESTION], overflow="truncate")
 
 
 def test_the_last_turn_remains(opened: Opened) -> None:
