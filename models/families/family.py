@@ -123,11 +123,11 @@ class Facts:
     none where it makes no pairs, and ``second_type`` is what it calls the type of the second. ``mask``: the token that
     stands for a word to be found. ``pooling``, ``normalize`` and
     ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
-    ``generation_config.json`` says ends a text, which goes before what ``config.json`` says. ``suppressed``: tokens
-    that may not be generated, as either says. ``forced``: the first token that is generated, as the former says.
-    ``source_end``: what ends a source, where sources have a vocabulary of their own. ``languages``: those that texts
-    choose from, where there are any. ``speech``: of a network that hears, the fields of its ``SpeechConfig`` that are
-    tokens. ``stored``: the names of the tensors that files hold.
+    ``generation_config.json`` says ends a text, which goes before what ``config.json`` says; ``endless``: it says that
+    nothing does. ``suppressed``: tokens that may not be generated, as either says. ``forced``: the first token that is
+    generated, as the former says. ``source_end``: what ends a source, where sources have a vocabulary of their own.
+    ``languages``: those that texts choose from, where there are any. ``speech``: of a network that hears, the fields of
+    its ``SpeechConfig`` that are tokens. ``stored``: the names of the tensors that files hold.
     """
 
     prefix: tuple[int, ...] = ()
@@ -139,6 +139,7 @@ class Facts:
     normalize: bool = False
     max_tokens: int | None = None
     eos: int | list[int] | None = None
+    endless: bool = False
     suppressed: tuple[int, ...] = ()
     forced: int | None = None
     source_end: int | None = None
@@ -158,9 +159,13 @@ class Facts:
     def end_id(self, fields: Fields, several: bool = False, *, default: int | None = 2) -> int:
         """The one token that ends a text; more are a fault, or with ``several`` the first of them.
 
-        ``default``: where nothing names it.
+        ``default``: where no file speaks of it. Where one says ``null``, or there is no default, nothing ends a text:
+        a fault too, for the searches of a bundle end at a token.
         """
-        given = fields.get("eos_token_id", (int, list), default) if self.eos is None else self.eos
+        given = fields.nullable("eos_token_id", (int, list), default) if self.eos is None else self.eos
+        if self.endless or (given is None and not fields.given("eos_token_id")):
+            fields.faults.append("eos_token_id is null, by which no text ever ends: name the token that ends one")
+            return 0
         ends = given if isinstance(given, list) else [given]
         most = MAX_ENDS if several else 1
         if not 1 <= len(ends) <= most or not all(type(end) is int and end >= 0 for end in ends):

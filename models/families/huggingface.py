@@ -175,6 +175,7 @@ def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family 
         second_type=second_type,
         mask=_mask(folder, tokenizer),
         eos=generation.get("eos_token_id"),
+        endless=generation.get("eos_token_id", 0) is None,
         suppressed=_suppressed(folder, config, generation),
         forced=_forced(folder, generation),
         languages=family.languages(folder, config, tokenizer, (prefix, suffix)) if family else None,

@@ -76,7 +76,7 @@ def _config(fields: Fields, facts: Facts, *, multilingual: bool) -> ModelConfig:
     kind = fields.choice("feed_forward_proj", {n: n for n in _KINDS}, "gated-gelu" if multilingual else "relu")
     named, gated, activation = _KINDS[kind or "relu"]
     pad = fields.get("pad_token_id", int, 0)
-    start, end = fields.get("decoder_start_token_id", int, pad), _end_id(fields, facts)
+    start, end = fields.get("decoder_start_token_id", int, pad), facts.end_id(fields, default=1)
     tied, scaled = (_mt5_output if multilingual else _t5_output)(fields, facts)
     fields.only(is_encoder_decoder=True, is_decoder=False, dense_act_fn=named, is_gated_act=gated)
     fields.ignore(*_HARMLESS.split())
@@ -122,11 +122,6 @@ def _config(fields: Fields, facts: Facts, *, multilingual: bool) -> ModelConfig:
         )
 
     return fields.build(make)
-
-
-def _end_id(fields: Fields, facts: Facts) -> int:
-    """Theirs is 1 where a file says nothing."""
-    return facts.end_id(fields) if facts.eos is not None or fields.given("eos_token_id") else 1
 
 
 def _t5_output(fields: Fields, facts: Facts) -> tuple[bool, bool]:

@@ -329,6 +329,24 @@ def test_end_tokens_that_are_none(eos: Any, copy: Callable[[str], Path]) -> None
         open_checkpoint(folder)
 
 
+def test_no_end_token_at_all(copy: Callable[[str], Path]) -> None:
+    """``null`` is not the family's default: in the library nothing ends a text then."""
+    null = r"eos_token_id is null, by which no text ever ends: name the token that ends one: "
+    folder = copy("two heads a key")
+    change_json(folder / "generation_config.json", eos_token_id=None)
+    assert library_llama(folder).generation_config.eos_token_id is None
+    with pytest.raises(ConfigError, match=null):
+        open_checkpoint(folder)
+    (folder / "generation_config.json").unlink()
+    assert open_checkpoint(folder).model.config.end_id == library_llama(folder).generation_config.eos_token_id
+    change_json(folder / "config.json", eos_token_id=None)
+    assert library_llama(folder).generation_config.eos_token_id is None
+    with pytest.raises(ConfigError, match=null):
+        open_checkpoint(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert open_checkpoint(folder).model.config.end_id == library_llama(folder).generation_config.eos_token_id == 7
+
+
 def test_several_end_tokens(copy: Callable[[str], Path]) -> None:
     folder = copy("two heads a key")
     change_json(folder / "config.json", eos_token_id=[5, 6])

@@ -82,7 +82,7 @@ def test_a_bundle_replays_the_reference(case: str, tmp_path: Path) -> None:
         ({"layer_types": ["full_attention"]}, "expected 'full_attention' or 'sliding_attention' for each of 2 layers"),
         ({"layer_types": ["full_attention", "linear"]}, r"layer_types is \['full_attention', 'linear'\], expected"),
         ({"attention_bias": True}, r"attention_bias \(True\) is not understood"),
-        ({"eos_token_id": None}, "eos_token_id is None, expected 1 to 64 tokens"),
+        ({"eos_token_id": None}, "eos_token_id is null, by which no text ever ends: name the token"),
     ],
 )
 def test_other_mathematics_is_refused(
