@@ -185,7 +185,8 @@ class _Builder:
         self.reference = f"{graphs.read_by_reference} as exported, run without a cache in ONNX Runtime {ORT_VERSION}"
         codec = Tokenizer.open(self.folder / TOKENIZER_FILE)
         with tempfile.TemporaryDirectory(prefix="edgewise-") as place:
-            naive = NaiveGraphs(graphs.naive, Path(place) / "graphs", self.settings.suppressed)
+            place_of_graphs, banned = Path(place) / "graphs", self.settings.suppressed
+            naive = NaiveGraphs(graphs.naive, place_of_graphs, banned, self.model.vocab_size)
             recorder = GraphRecorder(naive, self.model, codec, self.settings.max_context)
             cases = recorder.record(self.task, progress)
         recorded = ReferenceCases(

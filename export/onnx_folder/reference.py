@@ -35,14 +35,18 @@ _MOST_LOGITS = 1 << 26
 class NaiveGraphs:
     """Graphs with the names of their exporter: ``encoder`` and ``decoder``, or one of them; each run by itself."""
 
-    def __init__(self, graphs: Mapping[str, ir.Model], folder: Path, suppressed: Sequence[int]) -> None:
+    def __init__(
+        self, graphs: Mapping[str, ir.Model], folder: Path, suppressed: Sequence[int], vocab_size: int
+    ) -> None:
         """``folder`` takes the graphs, scanned before anything runs them, for as long as this is in use.
+
+        ``vocab_size``: how many logits of tokens they have to give.
 
         Raises:
             UnsafeBundleError: a graph holds what no bundle may hold.
             ExportError: ONNX Runtime cannot open it.
         """
-        self.suppressed = list(suppressed)
+        self.suppressed, self.vocab_size = list(suppressed), vocab_size
         files = write_graphs(folder, {name: model.clone() for name, model in graphs.items()})
         for file in files.values():
             graph_spec(file)
@@ -65,7 +69,7 @@ class NaiveGraphs:
         else:
             feeds["attention_mask"] = np.ones_like(ids)
             feeds["position_ids"] = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        logits: Logits = self._run("decoder", feeds)["logits"][:, -1].astype(np.float32)
+        logits: Logits = _as_wide(self._run("decoder", feeds)["logits"], self.vocab_size)[:, -1].astype(np.float32)
         logits[:, self.suppressed] += SUPPRESSED
         return logits
 
@@ -130,17 +134,17 @@ class GraphRecorder(Recorder):
 
     def vocabulary_logits(self, input_ids: tuple[int, ...], place: int) -> Logits:
         """See :class:`~edgewise.export.cases.Recorder`."""
-        found: Logits = self._of_text(input_ids, None, "logits")[place]
+        found: Logits = self._of_text(input_ids, None, "logits", self.spec.vocab_size)[place]
         return found
 
     def class_logits(self, input_ids: tuple[int, ...], second_from: int | None) -> Logits:
         """See :class:`~edgewise.export.cases.Recorder`."""
-        return self._of_text(input_ids, second_from, "logits")
+        return self._of_text(input_ids, second_from, "logits", len(self.spec.class_names))
 
     def token_logits(self, input_ids: tuple[int, ...], second_from: int | None) -> Logits:
         """See :class:`~edgewise.export.cases.Recorder`."""
         if self.spec.head != "span":
-            return self._of_text(input_ids, second_from, "logits")
+            return self._of_text(input_ids, second_from, "logits", len(self.spec.class_names))
         ends = [self._of_text(input_ids, second_from, f"{end}_logits") for end in ("start", "end")]
         return np.stack(ends, axis=-1)
 
@@ -154,9 +158,13 @@ class GraphRecorder(Recorder):
         vector = states[0] if self.spec.pooling == "first" else states.mean(axis=0)
         return vector / np.linalg.norm(vector) if self.spec.normalize else vector
 
-    def _of_text(self, input_ids: tuple[int, ...], second_from: int | None, output: str) -> Logits:
-        found: Logits = self._encode(input_ids, second_from)[output][0].astype(np.float32)
-        return found
+    def _of_text(
+        self, input_ids: tuple[int, ...], second_from: int | None, output: str, width: int | None = None
+    ) -> Logits:
+        """``width``: the last size of the output, where it is known."""
+        found = self._encode(input_ids, second_from)[output]
+        logits: Logits = (found if width is None else _as_wide(found, width))[0].astype(np.float32)
+        return logits
 
     def _encode(self, input_ids: tuple[int, ...], second_from: int | None) -> Arrays:
         first = len(input_ids) if second_from is None else second_from
@@ -196,6 +204,15 @@ def _fed(value: ort.NodeArg, feeds: Arrays) -> NDArray[Any]:
 def _elements(model: ir.Model) -> int:
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.size for tensor in tensors if tensor is not None)
+
+
+def _as_wide(logits: NDArray[Any], width: int) -> NDArray[Any]:
+    """``logits`` of ``width``: graphs need not declare it, and so are asked by running them."""
+    if (given := logits.shape[-1]) != width:
+        raise ExportError(
+            f"the graphs give logits of {given}, and config.json is of {width}: they belong to different networks"
+        )
+    return logits
 
 
 def _finite(logits: Logits) -> Logits:

@@ -112,6 +112,17 @@ def shape(kind: str, name: str, dims: list[int | str]) -> Callable[[Graph], None
     return change
 
 
+def undeclared(folder: Path, *files: str) -> None:
+    """Logits whose last size the graphs do not say."""
+
+    def change(model: Graph) -> None:
+        (logits,) = (value for value in model.graph.output if value.name == "logits")
+        logits.type.tensor_type.shape.dim[-1].dim_param = "width"
+
+    for file in files:
+        changed(folder / file, change)
+
+
 def control_flow(model: Graph) -> None:
     """A choice that is not between a first call and a later one."""
     branch = helper.make_graph(
@@ -231,6 +242,40 @@ FAULTS: dict[str, Fault] = {
         config(vocab_size=400),
         ConfigError,
         "vocab_size is 400, the graphs have 304 logits: configuration and graphs belong to different networks",
+    ),
+    "a vocabulary that no graph declares": (
+        "llama",
+        lambda f: (undeclared(f, "model.onnx"), config(vocab_size=400)(f)),
+        ExportError,
+        "the graphs give logits of 304, and config.json is of 400: they belong to different networks",
+    ),
+    "nor one of an encoder's decoder": (
+        "marian",
+        lambda f: (
+            undeclared(f, "decoder_model.onnx", "decoder_with_past_model.onnx"),
+            config(vocab_size=400, decoder_vocab_size=400)(f),
+            config_of_generation(f, bad_words_ids=[[399]]),
+        ),
+        ExportError,
+        "the graphs give logits of 304, and config.json is of 400: they belong to different networks",
+    ),
+    "nor one of masked words": (
+        "bert-mask",
+        lambda f: (undeclared(f, "model.onnx"), config(vocab_size=400)(f)),
+        ExportError,
+        r"the graphs give logits of \d+, and config.json is of 400: they belong to different networks",
+    ),
+    "classes that no graph declares": (
+        "bert-classify",
+        lambda f: (undeclared(f, "model.onnx"), config(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})(f)),
+        ExportError,
+        "the graphs give logits of 3, and config.json is of 2: they belong to different networks",
+    ),
+    "classes of tokens that no graph declares": (
+        "bert-tag",
+        lambda f: (undeclared(f, "model.onnx"), config(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})(f)),
+        ExportError,
+        r"the graphs give logits of \d+, and config.json is of 2: they belong to different networks",
     ),
     "other layers": (
         "llama",

@@ -21,10 +21,10 @@ from .exported import GOLDENS, bundle, expected
 def naive(name: str, folder: Path) -> NaiveGraphs:
     """The graphs of a golden folder under their own names."""
     if name == "llama":
-        return NaiveGraphs({"decoder": read_graph(GOLDENS / name / "model.onnx")}, folder / "g", ())
+        return NaiveGraphs({"decoder": read_graph(GOLDENS / name / "model.onnx")}, folder / "g", (), 304)
     first, _ = merged.taken_apart(read_graph(GOLDENS / name / "decoder_model_merged.onnx"), name)
     graphs = {"encoder": read_graph(GOLDENS / name / "encoder_model.onnx"), "decoder": first}
-    return NaiveGraphs(graphs, folder / "g", ())
+    return NaiveGraphs(graphs, folder / "g", (), 304)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
@@ -49,7 +49,7 @@ def test_graphs_that_no_engine_opens(tmp_path: Path) -> None:
     model.graph.outputs.append(bad.outputs[0])
     bad.outputs[0].type, bad.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape(["a", "b"])
     with pytest.raises(ExportError, match=r"ONNX Runtime .* could not open decoder.onnx: .*: export the folder again"):
-        NaiveGraphs({"decoder": model}, tmp_path / "g", ())
+        NaiveGraphs({"decoder": model}, tmp_path / "g", (), 304)
 
 
 def test_graphs_that_fail_when_they_run(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_graphs_that_fail_when_they_run(tmp_path: Path) -> None:
 def test_an_input_that_nothing_gives(tmp_path: Path) -> None:
     model = read_graph(GOLDENS / "llama" / "model.onnx")
     next(value for value in model.graph.inputs if value.name == "position_ids").name = "ages"
-    graphs = NaiveGraphs({"decoder": model}, tmp_path / "g", ())
+    graphs = NaiveGraphs({"decoder": model}, tmp_path / "g", (), 304)
     with pytest.raises(ExportError, match="the graph reads ages, which nothing here gives: export the checkpoint"):
         graphs.next_logits(None, [[1, 2]])
 
