@@ -7,6 +7,8 @@ Source: ``optimum/onnx/graph_transformations.py`` of optimum-onnx 0.1.0, ``merge
 
 from __future__ import annotations
 
+from itertools import count
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -42,9 +44,15 @@ def _branch(model: ir.Model, name: str, where: str) -> ir.Model:
     place = {id(value): i for i, value in enumerate(choice.outputs)}
     if any(id(value) not in place for value in graph.outputs) or len(outputs) != len(wanted):
         raise ExportError(f"{where}: expected the outputs of the If as those of the graph: export it again")
+    taken = {value.name for node in nodes for value in node.outputs}
+    taken |= {value.name for value in (*graph.inputs, *graph.initializers.values())}
     for value in list(branch.initializers.values()):
         branch.initializers.pop(value.name or "")
+        _name_anew(value, taken)
         graph.register_initializer(value)
+    for node in branch:
+        for value in node.outputs:
+            _name_anew(value, taken)
     inner = list(branch)
     chosen = [outputs[place[id(value)]] for value in graph.outputs]
     names = [value.name for value in graph.outputs]
@@ -69,3 +77,10 @@ def _branch(model: ir.Model, name: str, where: str) -> ir.Model:
         if not value.uses():
             graph.inputs.remove(value)
     return model
+
+
+def _name_anew(value: ir.Value, taken: set[str | None]) -> None:
+    """Another name for what a branch calls as the graph around it calls something else."""
+    if value.name in taken:
+        value.name = next(name for i in count() if (name := f"{value.name}.branch{i}") not in taken)
+    taken.add(value.name)
