@@ -36,7 +36,8 @@ def _gemma2(fields: Fields, facts: Facts) -> ModelConfig:
 
 def _gemma3(fields: Fields, facts: Facts) -> ModelConfig:
     fields.only(attn_logit_softcapping=None)  # the library would read it, and do nothing
-    pattern = fields.get("sliding_window_pattern", int, fields.get("_sliding_window_pattern", int, 6))
+    pattern = fields.get("sliding_window_pattern", int, 6)
+    fields.ignore("_sliding_window_pattern")  # written beside layer_types, and never read
     if isinstance(pattern, int) and pattern < 1:
         fields.faults.append(f"sliding_window_pattern is {pattern}, expected a positive number of layers")
         pattern = 1

@@ -1,5 +1,8 @@
 """Mistral (Jiang et al. 2023): Llama whose queries may see a window of the text before them.
 
+A file with ``layer_types`` the library's ``AutoConfig`` reads as one of a ``MinistralForCausalLM``, which differs in
+nothing else: they say which layers have the window.
+
 Reference: ``transformers/models/mistral/modeling_mistral.py`` of transformers 5.24.0, ``MistralForCausalLM``.
 """
 

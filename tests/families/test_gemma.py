@@ -135,6 +135,15 @@ def test_a_file_without_layer_types_alternates_as_the_library_does(
         assert open_checkpoint(copy).model.config.decoder.windowed_layers is None  # type: ignore[union-attr]
 
 
+def test_a_pattern_that_the_library_writes_and_does_not_read(
+    folder: Callable[[str], Path], tmp_path: Path, assert_close: Compare
+) -> None:
+    """``_sliding_window_pattern``: beside ``layer_types``, which goes before; without it every sixth layer sees all."""
+    copy = Path(shutil.copytree(folder("gemma3"), tmp_path / "copy"))
+    change_json(copy / "config.json", layer_types=None, _sliding_window_pattern=2)
+    check_reference(copy, assert_close)
+
+
 def test_two_thetas_as_older_files_write_them(folder: Callable[[str], Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder("gemma3"), tmp_path / "copy"))
     expected = open_checkpoint(copy).model.config

@@ -16,7 +16,16 @@ from edgewise.errors import ConfigError
 from edgewise.models.config import ModelConfig, StackConfig
 from edgewise.models.open import open_checkpoint
 
-from .decoders import TINY, Compare, check_bundle, check_engines, check_reference, check_switches, decoder_folder
+from .decoders import (
+    TINY,
+    Compare,
+    check_bundle,
+    check_engines,
+    check_reference,
+    check_switches,
+    decoder_folder,
+    library,
+)
 from .folders import change_json
 
 pytestmark = pytest.mark.slow
@@ -71,6 +80,16 @@ def test_a_file_that_says_nothing_of_windows_means_the_librarys_default(
     assert open_checkpoint(copy).model.config.decoder.window == 4096  # type: ignore[union-attr]
     (copy / "config.json").write_text(json.dumps({**data, "sliding_window": None}))
     assert open_checkpoint(copy).model.config.decoder.window is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kinds", [["full_attention", "sliding_attention"], ["full_attention"] * 2])
+def test_layers_that_a_file_names_are_those_of_the_library(
+    kinds: list[str], folder: Callable[[str], Path], tmp_path: Path, assert_close: Compare
+) -> None:
+    copy = Path(shutil.copytree(folder("windows"), tmp_path / "copy"))
+    change_json(copy / "config.json", layer_types=kinds)
+    assert library(copy).config.model_type == "ministral"
+    check_reference(copy, assert_close)
 
 
 @pytest.mark.parametrize(
