@@ -11,15 +11,25 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cli_answers import Answer, document_answer, fills_answer, generation_answer, one_line
 from .cli_chat import add_chat_options, chat, check_chat_options
-from .cli_decoding import DECODING, LANGUAGES, SAMPLING, add_decoding_options, count, decoding_arguments, flag
+from .cli_decoding import (
+    DECODING,
+    LANGUAGES,
+    SAMPLING,
+    add_decoding_options,
+    add_languages,
+    count,
+    decoding_arguments,
+    flag,
+    languages_of,
+)
 from .cli_input import chunks, standard_input
+from .cli_progress import Progress
 from .errors import EdgewiseError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -354,12 +364,14 @@ def _add_bench(commands: Commands) -> None:
     _add_engine_options(parser)
     parser.add_argument("--repeats", type=count, default=5, help="timed passes over the texts (default: 5)")
     parser.add_argument("--texts", type=count, default=32, help="texts of a pass (default: 32)")
+    add_languages(parser)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     from .benchmarks import bench
     from .runtime.load import load
 
+    languages = languages_of(arguments)
     with (
         load(
             arguments.bundle,
@@ -370,7 +382,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         ) as session,
         Progress("bench") as progress,
     ):
-        report = bench.measure(session, repeats=arguments.repeats, texts=arguments.texts, progress=progress)
+        if languages and session.manifest.task != "translate":
+            arguments.parser.error(f"--from, --to: a bundle made for {session.manifest.task} translates nothing")
+        report = bench.measure(session, arguments.repeats, arguments.texts, progress, languages)
     print(json.dumps(report.to_json()) if arguments.json else report.table())
     return 0
 
@@ -407,6 +421,7 @@ def _add_export(commands: Commands) -> None:
         help="texts and their translations, a line each: a quantized variant that falls too far behind fp32 is refused",
     )
     parser.add_argument("--max-drop", type=float, default=0.3, help="most BLEU it may lose (default: 0.3)")
+    add_languages(parser)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -425,6 +440,8 @@ def _export(arguments: argparse.Namespace) -> int:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional libraries that are not needed
     if not arguments.max_drop >= 0:
         arguments.parser.error(f"--max-drop ({arguments.max_drop}) must be at least 0")
+    if (languages := languages_of(arguments)) and not arguments.eval:
+        arguments.parser.error("--from, --to: languages of the texts of --eval, and there are none")
     for file in arguments.eval or ():
         if not file.is_file():  # said before the minutes of a build, not after
             raise InputError(f"{file} is no file: --eval takes a text and its translation, a line each")
@@ -438,6 +455,7 @@ def _export(arguments: argparse.Namespace) -> int:
             arguments.max_drop,
             progress,
             family_file=arguments.family,
+            languages=languages,
         )
     print(json.dumps(report.to_json()) if arguments.json else report.table())
     return 0
@@ -453,42 +471,3 @@ def _require_export_libraries(with_bleu: bool) -> None:
             "brings torch with CUDA; for the CPU build, first: "
             "pip install torch --index-url https://download.pytorch.org/whl/cpu"
         )
-
-
-class Progress:
-    """Long work on standard error: a tqdm bar on a terminal that has tqdm, else a line every few seconds."""
-
-    seconds_between = 5.0
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self._last = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, done: int, total: int, what: str = "") -> None:
-        """So many of so many are done; ``what`` comes next."""
-        if sys.stderr.isatty() and self._advanced_bar(done, total, what):
-            return
-        now = time.monotonic()
-        if now - self._last >= self.seconds_between:
-            self._last = now
-            print(f"edgewise: {self.label}: {done} of {total} {what}".rstrip(), file=sys.stderr)
-
-    def _advanced_bar(self, done: int, total: int, what: str) -> bool:
-        if self._bar is None:
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return False
-            self._bar = tqdm(total=total, desc=self.label, leave=False, file=sys.stderr)
-        self._bar.total = total
-        self._bar.set_postfix_str(what, refresh=False)
-        self._bar.update(done - self._bar.n)
-        return True

@@ -41,12 +41,7 @@ LANGUAGES = {"source_language": "--from", "target_language": "--to"}
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """Options of search, sampling and rules."""
-    languages = parser.add_argument_group("languages", "of a translation, where a bundle knows several")
-    for name, option in LANGUAGES.items():
-        which = "the texts'" if option == "--from" else "the translations'"
-        languages.add_argument(
-            option, dest=name, metavar="CODE", help=f"{which} language, a code that edgewise inspect lists"
-        )
+    add_languages(parser)
     search = parser.add_argument_group("search")
     search.add_argument("--beam-size", type=count, help="1 is greedy (default: the bundle's)")
     search.add_argument("--length-penalty", type=float, help="divides scores by ((5 + length) / 6) ** penalty")
@@ -109,6 +104,21 @@ def count(text: str) -> int:
     return value
 
 
+def add_languages(parser: argparse.ArgumentParser) -> None:
+    """Options that choose the languages of translations."""
+    group = parser.add_argument_group("languages", "of a translation, where a bundle knows several")
+    for name, option in LANGUAGES.items():
+        which = "the texts'" if option == "--from" else "the translations'"
+        group.add_argument(
+            option, dest=name, metavar="CODE", help=f"{which} language, a code that edgewise inspect lists"
+        )
+
+
+def languages_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """Those that are chosen, as a session's keyword arguments."""
+    return {name.partition("_")[0]: getattr(arguments, name) for name in LANGUAGES if getattr(arguments, name)}
+
+
 def flag(name: str) -> str:
     """How the option ``name`` is written."""
     return f"--{name.replace('_', '-')}"
@@ -119,7 +129,7 @@ def decoding_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     from .runtime.options import Grammar, Sampling
 
     given = {name: getattr(arguments, name) for name in DECODING if getattr(arguments, name) is not None}
-    given |= {name.partition("_")[0]: getattr(arguments, name) for name in LANGUAGES if getattr(arguments, name)}
+    given |= languages_of(arguments)
     if "early_stopping" in given:
         given["early_stopping"] = {"true": True, "false": False, "never": "never"}[given["early_stopping"]]
     draw = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from .cli_decoding import LANGUAGES
 from .errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ def export_graphs(
     """
     from importlib.util import find_spec
 
-    if given := [name for name in ("family", "eval") if getattr(arguments, name) is not None]:
-        arguments.parser.error(f"--{given[0]} is for checkpoints, and {arguments.source} holds ONNX graphs")
+    options = {"family": "--family", "eval": "--eval", **LANGUAGES}
+    if given := [option for name, option in options.items() if getattr(arguments, name) is not None]:
+        arguments.parser.error(f"{given[0]} is for checkpoints, and {arguments.source} holds ONNX graphs")
     if find_spec("onnx_ir") is None:
         raise MissingExtraError("graphs are read with onnx_ir, not installed here: pip install 'edgewise[onnx]'")
     from .pipeline_onnx import export_onnx_folder

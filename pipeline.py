@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
 
 from . import __version__
-from .errors import ConfigError, GateError
+from .errors import ConfigError, GateError, InputError
 from .export.activations import Inputs, record_inputs
 from .export.cases import record_cases
 from .export.portable import portable_graphs
@@ -54,6 +54,7 @@ from .runtime.bundle.model_spec import ModelSpec
 from .runtime.bundle.quantized import write_quantized
 from .runtime.bundle.scan import graph_spec
 from .runtime.bundle.schema import from_json
+from .runtime.languages import directed
 from .runtime.load import load
 from .runtime.tokenizer import Tokenizer
 
@@ -78,12 +79,14 @@ def export_bundle(
     progress: Progress,
     kernels: KernelChooser | None = None,
     family_file: Path | None = None,
+    languages: Mapping[str, str] | None = None,
 ) -> BuildReport:
     """Make the bundle ``out`` from the checkpoint ``source``, of any kind that :func:`open_checkpoint` reads.
 
     ``family_file`` is a Python file with the family of a folder of Hugging Face's, which is run.
     With ``evaluation`` (texts, and their translations) every quantized variant is compared with fp32 on its target, and
-    a loss of more than ``max_drop`` BLEU refuses the build. ``kernels`` chooses what carries which matrix; left out,
+    a loss of more than ``max_drop`` BLEU refuses the build; ``languages`` are their ``source`` and ``target``, where
+    the checkpoint translates between several. ``kernels`` chooses what carries which matrix; left out,
     :func:`measured_kernels` does, of what the reference's matrices read. ``out`` appears whole or not at all; an older
     bundle there is replaced.
 
@@ -92,13 +95,15 @@ def export_bundle(
         TargetError: a precision is unknown, or a target would get no variant.
         ExportError: ``out`` holds something else, or a graph cannot be made.
         GateError: a variant lost too much; the message holds the table.
-        InputError: the evaluation texts cannot be read, or do not fit each other.
+        InputError: the evaluation texts cannot be read, or do not fit each other, or their languages are not known.
     """
     checkpoint = open_checkpoint(source, family_file)
     task = task_of(checkpoint.model.config)
     if evaluation is not None and task != "translate":
         raise ConfigError(f"--eval judges translations; {source} is made to {task}: leave it out")
     texts = (read_lines(evaluation[0]), read_lines(evaluation[1])) if evaluation is not None else None
+    if texts is not None:
+        _check_languages(checkpoint, languages or {})
     judged = texts is not None and set(precisions) != {"fp32"}
     wanted = variants_made(targets, ["fp32", *precisions] if judged else precisions)
     variants_made(targets, precisions)
@@ -108,7 +113,7 @@ def export_bundle(
         for target, precision in wanted:
             builder.add(target, precision, kernels)
         builder.finish(builder.variants)
-        rows = _judge(folder, builder.variants, *texts, progress) if texts is not None else ()
+        rows = _judge(folder, builder.variants, *texts, languages or {}, progress) if texts is not None else ()
         report = builder.report(out, precisions, rows, max_drop if rows else None)
         _refuse_fallen(rows, max_drop, report.table())
         builder.keep(precisions, report)
@@ -262,14 +267,28 @@ class _Builder:
         self.finish([variant for variant in self.variants if variant.precision in precisions])
 
 
+def _check_languages(checkpoint: Checkpoint, languages: Mapping[str, str]) -> None:
+    """Refuse languages of an evaluation before the minutes of a build, not after."""
+    model = ModelSpec.from_json(checkpoint.model.config.to_json())
+    if model.languages is not None:
+        directed(model, checkpoint.name, languages.get("source"), languages.get("target"))
+    elif languages:
+        raise InputError(f"{checkpoint.name!r} has no languages to choose from: leave out --from and --to")
+
+
 def _judge(
-    folder: Path, variants: list[Variant], sources: list[str], references: list[str], progress: Progress
+    folder: Path,
+    variants: list[Variant],
+    sources: list[str],
+    references: list[str],
+    languages: Mapping[str, str],
+    progress: Progress,
 ) -> tuple[gate.Row, ...]:
     """A row for every variant, against fp32 on its own target."""
     outputs: dict[str, list[str]] = {}
     for variant in variants:
         with load(folder, variant.target, variant.precision) as session:
-            outputs[variant.name] = gate.translate_all(session, sources, progress)
+            outputs[variant.name] = gate.translate_all(session, sources, progress, languages)
     return tuple(gate.compare(v.name, outputs[v.name], outputs[f"{v.target}-fp32"], references) for v in variants)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,15 +96,27 @@ DECODING = (
 ENCODING = (Workload(name="b1", beam_size=0, batch=1), Workload(name=f"b{BATCH}", beam_size=0, batch=BATCH))
 
 
-def measure(session: Session, repeats: int = 5, texts: int = BATCH, progress: Progress | None = None) -> BenchReport:
-    """Warm up, then send the bundle's own reference captions ``repeats`` times in every workload."""
+def measure(
+    session: Session,
+    repeats: int = 5,
+    texts: int = BATCH,
+    progress: Progress | None = None,
+    languages: Mapping[str, str] | None = None,
+) -> BenchReport:
+    """Warm up, then send the bundle's own reference captions ``repeats`` times in every workload.
+
+    ``languages``: ``source`` and ``target`` of translations, where the bundle's own are not meant, or are none.
+
+    Raises:
+        InputError: the bundle does not know such a language, or has none by default where one is needed.
+    """
     asked = texts_of(session, texts)
     workloads = DECODING if session.manifest.model.decoder else ENCODING
     rows = []
     for i, workload in enumerate(workloads):
         if progress:
             progress(i, len(workloads), workload.name)
-        rows.append(run_workload(session, workload, asked, repeats))
+        rows.append(run_workload(session, workload, asked, repeats, languages))
     return BenchReport(
         name=session.manifest.name,
         task=session.manifest.task,
@@ -127,17 +139,23 @@ def texts_of(session: Session, count: int) -> list[str]:
     return [texts[i % len(texts)] for i in range(count)]
 
 
-def run_workload(session: Session, workload: Workload, texts: Sequence[str], repeats: int) -> Row:
-    """Time one workload. Every request is measured by itself, at the caller's side."""
+def run_workload(
+    session: Session,
+    workload: Workload,
+    texts: Sequence[str],
+    repeats: int,
+    languages: Mapping[str, str] | None = None,
+) -> Row:
+    """Time one workload. Every request is measured by itself, at the caller's side; see :func:`measure`."""
     batches = [list(texts[i : i + workload.batch]) for i in range(0, len(texts), workload.batch)]
     for batch in batches:  # all of them, as an engine may prepare for every new shape
-        _send(session, workload, batch)
+        _send(session, workload, batch, languages)
     seconds: list[float] = []
     first: list[float] = []
     tokens = 0
     for batch in batches * repeats:
         begin = time.perf_counter()
-        sent = _send(session, workload, batch)
+        sent = _send(session, workload, batch, languages)
         seconds.append(time.perf_counter() - begin)
         first += sent.first_token
         tokens += sent.tokens
@@ -160,11 +178,12 @@ class _Sent:
     first_token: tuple[float, ...] = ()
 
 
-def _send(session: Session, workload: Workload, batch: list[str]) -> _Sent:
+def _send(session: Session, workload: Workload, batch: list[str], languages: Mapping[str, str] | None) -> _Sent:
     if not workload.beam_size:
         return _Sent(tokens=sum(len(encoding.tokens) for encoding in session.encode(batch, batch_size=len(batch))))
+    shared: Any = {**(languages or {}), "beam_size": workload.beam_size, "batch_size": len(batch)}
     decode = session.translate if session.manifest.task == "translate" else session.generate
-    found = decode(batch, beam_size=workload.beam_size, batch_size=len(batch))
+    found = decode(batch, **shared)
     return _Sent(
         tokens=sum(len(generation.tokens) for generation in found),
         first_token=tuple(generation.timings.first_token for generation in found),

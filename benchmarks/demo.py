@@ -200,7 +200,7 @@ class Demo:
 
     def _export(self) -> dict[str, int]:
         """Make the bundle, with the gate where there is text to judge by. Returns bytes per variant."""
-        from ..cli import Progress
+        from ..cli_progress import Progress
         from ..pipeline import export_bundle
         from ..runtime.bundle import Bundle
 

@@ -12,8 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ TEXTS, LIMIT = 32, 3600
 class Model:
     """A model of the table. ``source``: below the folder of models, or below the repository.
 
-    ``library``: quality in its own library, float32, and which that is.
+    ``library``: quality in its own library, float32, and which that is. ``languages``: ``source`` and ``target`` of a
+    translator of many, which has none by default.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Model:
     shipped: bool = False
     variants: tuple[str, ...]
     library: str
+    languages: Mapping[str, str] = field(default_factory=dict)
 
     def file(self, models: Path) -> Path:
         """Its checkpoint."""
@@ -74,8 +76,9 @@ def speed(bundle: Path, variant: str, repeats: int) -> dict[str, Any]:
     target, precision = variant.split("-", 1)
     with load(bundle, target, precision, 1) as session:
         decodes = session.manifest.model.decoder is not None
-        texts = texts_of(session, TEXTS)
-        rows = [run_workload(session, w, texts, repeats) for w in (DECODING[:1] if decodes else ENCODING)]
+        texts, workloads = texts_of(session, TEXTS), DECODING[:1] if decodes else ENCODING
+        languages = next((model.languages for model in MODELS if model.name == bundle.name), None)
+        rows = [run_workload(session, workload, texts, repeats, languages) for workload in workloads]
         return {"bytes": session.bundle.size(session.variant), "memory": peak_memory(), "speed": _said(rows, decodes)}
 
 

@@ -6,7 +6,7 @@ systems are scored on the same resampled sentences, and the interval holds the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,11 +37,17 @@ class Row:
         return asdict(self)
 
 
-def translate_all(session: Session, sources: Sequence[str], progress: Callable[[int, int], None]) -> list[str]:
-    """Translations by the bundle's own decoding defaults, in order."""
+def translate_all(
+    session: Session,
+    sources: Sequence[str],
+    progress: Callable[[int, int], None],
+    languages: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Translations by the bundle's own decoding defaults, in order; ``languages``: ``source`` and ``target``."""
     output: list[str] = []
+    named: Any = languages or {}
     for start in range(0, len(sources), 64):
-        output += [result.text for result in session.translate(list(sources[start : start + 64]))]
+        output += [result.text for result in session.translate(list(sources[start : start + 64]), **named)]
         progress(len(output), len(sources))
     return output
 

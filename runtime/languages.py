@@ -45,22 +45,35 @@ class Directions:
         return self._made[source, target]
 
     def _directed(self, source: str | None, target: str | None) -> ModelSpec:
-        manifest, languages = self._manifest, self._manifest.model.languages
-        if languages is None:
+        manifest = self._manifest
+        if manifest.model.languages is None:
             _check_only(manifest, source, target)
             return manifest.model
-        source = languages.default_source if source is None else source
-        target = languages.default_target if target is None else target
-        if languages.source is None and source is not None:
+        return directed(manifest.model, manifest.name, source, target)
+
+
+def directed(model: ModelSpec, name: str, source: str | None, target: str | None) -> ModelSpec:
+    """What a ``model`` of several languages is for one pair, those that are left out being its own by default.
+
+    Raises:
+        InputError: a language is not one of the model's, or one is needed and not given. The message calls it ``name``.
+    """
+    languages = model.languages
+    assert languages is not None
+    source = languages.default_source if source is None else source
+    target = languages.default_target if target is None else target
+    if languages.source is None and source is not None:
+        raise InputError(
+            f"bundle {name!r} reads texts without being told their language: leave out source ({source!r})"
+        )
+    needed = {"source": languages.source is not None, "target": languages.target != "source"}
+    for side, code, option in (("source", source, "--from"), ("target", target, "--to")):
+        if code not in languages.tokens and (code is not None or needed[side]):
+            known = ", ".join(languages.tokens)
             raise InputError(
-                f"bundle {manifest.name!r} reads texts without being told their language: leave out source ({source!r})"
+                f"{side} ({code!r}) must be a language of bundle {name!r}: {known}; {side}= names it, or {option}"
             )
-        needed = {"source": languages.source is not None, "target": languages.target != "source"}
-        for name, code in (("source", source), ("target", target)):
-            if code not in languages.tokens and (code is not None or needed[name]):
-                known = ", ".join(languages.tokens)
-                raise InputError(f"{name} ({code!r}) must be a language of bundle {manifest.name!r}: {known}")
-        return manifest.model.directed(source, target)
+    return model.directed(source, target)
 
 
 def _each(name: str, language: Language, texts: int) -> Sequence[str | None]:

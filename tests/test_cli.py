@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgewise import cli
+from edgewise.cli_progress import Progress
 from edgewise.runtime.options import Grammar, Sampling
 from edgewise.runtime.session import Session
 
@@ -343,7 +344,7 @@ def test_version_and_help(run: Run) -> None:
 
 
 def test_progress_is_for_standard_error_only(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli.Progress("export") as progress:
+    with Progress("export") as progress:
         progress.seconds_between = 0.0  # type: ignore[misc]
         progress(1, 4, "graphs")
     out, err = capsys.readouterr()

@@ -151,7 +151,7 @@ def test_texts_of_one_batch_are_as_the_naive_search_decodes_each() -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "unknown": ({}, {"source": "de", "target": "es"}, r"target \('es'\) must be a language of bundle 'tiny': de, en,"),
-    "none": ({}, {"source": "de"}, r"target \(None\) must be a language of bundle 'tiny': de, en, fr_FR"),
+    "none": ({}, {"source": "de"}, r"bundle 'tiny': de, en, fr_FR; target= names it, or --to$"),
     "no source": ({}, {"target": "de"}, r"source \(None\) must be a language of bundle 'tiny'"),
     "no string": ({}, {"target": 5}, r"target \(5\) must be a language, or a list of one for each of 2 texts"),
     "too few": ({}, {"target": ["de"]}, "must be a language, or a list of one for each of 2 texts"),
