@@ -129,7 +129,7 @@ def recommended(
         return {}
     stated = {**config, **{name: value for name, value in generation.items() if value is not None}}
     given = _checked(stated, _KINDS, where)
-    prompt = 1 + (model.forced_id is not None)  # what the decoder reads beside an encoder; a forced token is no new one
+    prompt = 1 + _forces(model)  # what the decoder reads beside an encoder; a forced token is no new one
     found: dict[str, Any] = {"length_norm": "power", "length_penalty": given.get("length_penalty", 1.0)}
     found["early_stopping"] = given.get("early_stopping", False)
     found["repetition_penalty"] = given.get("repetition_penalty", 1.0)
@@ -153,6 +153,11 @@ def recommended(
     if given.get("do_sample"):
         found["sampling"] = _sampling(_checked(stated, _SAMPLING_KINDS, where))
     return found
+
+
+def _forces(model: ModelConfig) -> bool:
+    """Whether the first token is given: one for all texts, or that of a language."""
+    return model.forced_id is not None or (model.languages is not None and model.languages.target == "forced")
 
 
 def _checked(stated: Mapping[str, Any], kinds: Mapping[str, _Kind], where: str) -> dict[str, Any]:

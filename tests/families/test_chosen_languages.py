@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import edgewise
 from edgewise.benchmarks import published
 from edgewise.cli import main
 from edgewise.errors import InputError
+from edgewise.models.open import open_checkpoint
 from edgewise.pipeline import export_bundle
 from edgewise.quantize import gate
 
 from ..bundles import export_few, record_few_cases, rows_where_possible
-from .folders import marian_folder
-from .multilingual import multilingual_folder
+from .folders import change_json, marian_folder
+from .multilingual import language_ids, library_model, library_source, multilingual_folder
 
 pytestmark = pytest.mark.slow
 TEXTS = ["A man is riding a bicycle.", "Two dogs play in the snow."]
@@ -43,6 +46,17 @@ def test_bench(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert said.rstrip().endswith("names it, or --from" if not options else "names it, or --to")
     assert main([*bench, "--from", "en", "--to", "de"]) == 0
     assert "greedy b1" in capsys.readouterr().out
+
+
+def test_lengths_count_the_token_of_the_language(folder: Path, tmp_path: Path) -> None:
+    """As in the library: of ``max_length`` tokens the decoder's first is one, and the language another."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    change_json(copy / "generation_config.json", max_length=9, min_length=9, num_beams=1)
+    ids = torch.tensor([library_source(copy, "m2m100", TEXTS[0], "en")])
+    written = library_model(copy).generate(ids, forced_bos_token_id=language_ids(copy, "m2m100")["de"])[0].tolist()
+    decoding = open_checkpoint(copy).decoding
+    assert len(written) == 9
+    assert (decoding["max_new_tokens"], decoding["min_new_tokens"]) == (7, 7)
 
 
 def test_the_table_of_published_models(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
