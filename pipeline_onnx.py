@@ -27,6 +27,7 @@ from .export.onnx_folder.files import (
     find_graphs,
     settings_folder,
 )
+from .export.onnx_folder.halves import widened
 from .export.onnx_folder.integers import integer_products
 from .export.onnx_folder.reading import read_graph
 from .export.onnx_folder.reference import GraphRecorder, NaiveGraphs
@@ -116,6 +117,7 @@ class _Graphs:
         self.precision, self.paired, self.files = files.precision, files.paired, files.files
         read = {name: read_graph(file) for name, file in files.files.items()}
         self.names = {name: file.name for name, file in files.files.items()}
+        self.halves = [self.names[name] for name, model in read.items() if widened(model)]
         self.encoder, self.first, self.later = read.get(ENCODER), read.get(DECODER), read.get(WITH_PAST)
         for name in (MERGED, ALONE):
             if name in read and merged.is_merged(read[name]):
@@ -175,6 +177,7 @@ class _Builder:
         self.task = _task_of(self.model)
         self.variants: list[Variant] = []
         self.reference, self.digest = "", ""
+        self.halves: dict[str, None] = {}
         (folder / TOKENIZER_FILE).write_text(settings.tokenizer, encoding="utf-8")
         (folder / LICENSE_FILE).write_text(settings.notice or f"{NO_LICENCE}\n", encoding="utf-8")
         self.chat, self.no_chat = chat_spec(settings.chat if self.task == "generate" else None, folder, self.model)
@@ -182,7 +185,10 @@ class _Builder:
     def record(self, graphs: _Graphs, progress: Progress) -> None:
         """The reference cases, of the graphs as they were."""
         self.digest = graphs.sha256
-        self.reference = f"{graphs.read_by_reference} as exported, run without a cache in ONNX Runtime {ORT_VERSION}"
+        wide = "float16 made float32, " if graphs.halves else ""
+        self.reference = (
+            f"{graphs.read_by_reference} as exported, {wide}run without a cache in ONNX Runtime {ORT_VERSION}"
+        )
         codec = Tokenizer.open(self.folder / TOKENIZER_FILE)
         with tempfile.TemporaryDirectory(prefix="edgewise-") as place:
             place_of_graphs, banned = Path(place) / "graphs", self.settings.suppressed
@@ -201,6 +207,7 @@ class _Builder:
 
     def add(self, graphs: _Graphs, target: Target) -> None:
         """One variant."""
+        self.halves |= dict.fromkeys(graphs.halves)
         adapted = graphs.adapted(self.settings)
         layout: Layout = "growing" if target == "cpu" else LAYOUTS[target]
         if target == "cpu":
@@ -222,7 +229,8 @@ class _Builder:
     def finish(self, out: Path) -> BuildReport:
         """Write the report and the manifest over everything that is in the folder now."""
         sizes = {v.name: sum(f.stat().st_size for f in (self.folder / v.folder).iterdir()) for v in self.variants}
-        report = BuildReport(bundle=out, variant_bytes=sizes, gate=(), metric="", max_drop=None)
+        wide = f"float16 of {', '.join(self.halves)} became float32" if self.halves else ""
+        report = BuildReport(bundle=out, variant_bytes=sizes, gate=(), metric="", max_drop=None, note=wide)
         (self.folder / REPORT_FILE).write_text(json.dumps(report.to_json(), indent=1) + "\n")
         most = None if self.model.encoder else min(64, self.settings.max_context)
         recommended = {"length_penalty": LENGTH_PENALTY, "max_new_tokens": most, **self.settings.decoding}
@@ -240,6 +248,7 @@ class _Builder:
                 "checkpoint_sha256": self.digest,
                 "reference": self.reference,
                 "configuration": self.settings.how,
+                **({"widened": wide} if wide else {}),
                 **({"chat_template": self.no_chat} if self.no_chat else {}),
             },
             variants=tuple(self.variants),

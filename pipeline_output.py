@@ -25,13 +25,17 @@ NO_LICENCE = "No licence file was found."
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """What was built: bytes a variant, and the gate's table where there was text to judge by."""
+    """What was built: bytes a variant, and the gate's table where there was text to judge by.
+
+    ``note``: what else became of what was read.
+    """
 
     bundle: Path
     variant_bytes: dict[str, int]
     gate: tuple[gate.Row, ...]
     metric: str
     max_drop: float | None
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``report.json``."""
@@ -40,13 +44,14 @@ class BuildReport:
             "metric": self.metric,
             "max_drop": self.max_drop,
             "gate": [row.to_json() for row in self.gate],
+            **({"note": self.note} if self.note else {}),
         }
 
     def table(self) -> str:
         """For people to read."""
         sizes = [f"{name:<16} {size:>12,} bytes" for name, size in self.variant_bytes.items()]
         judged = [f"\n{self.metric}", gate.table(self.gate)] if self.gate else []
-        return "\n".join([str(self.bundle), *sizes, *judged])
+        return "\n".join([str(self.bundle), *sizes, *filter(None, [self.note]), *judged])
 
 
 def licence_of(notice: str) -> Licence:

@@ -18,8 +18,16 @@ ENCODER, DECODER, WITH_PAST, MERGED, ALONE = (
     "model",
 )
 SUBFOLDER = "onnx"
-SUFFIXES: dict[str, Precision] = {"": "fp32", "_quantized": "int8-fast", "_int8": "int8-fast", "_uint8": "int8-fast"}
-"""What follows a graph's name. Dynamic quantization has one scale for all activations of a matrix product."""
+SUFFIXES: dict[str, Precision] = {
+    "": "fp32",
+    "_fp16": "fp32",
+    **dict.fromkeys(("_quantized", "_int8", "_uint8"), "int8-fast"),
+    **dict.fromkeys(("_q4", "_q4f16"), "int4"),
+}
+"""What follows a graph's name, the first of a precision going before the others. Numbers of float16 are made wide.
+Dynamic quantization has one scale for all activations of a matrix product."""
+REFUSED = {"_bnb4": "four-bit floats (NF4 or FP4), which no precision of a bundle has"}
+"""What else is recognised, and what it holds."""
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -66,6 +74,8 @@ def find_graphs(source: Path) -> tuple[GraphFiles, ...]:
         files = dict(_named(folder, suffix)) if folder else {}
         if files and precision not in found:
             found[precision] = GraphFiles(precision=precision, files=_whole(files, suffix, folder or source))
+    if not found and (refused := _refused(folder)):
+        raise CheckpointError(f"{folder} has {refused}: take the graphs of another precision, such as model_q4.onnx")
     if not found:
         raise CheckpointError(
             f"{source} has no graphs {ENCODER}.onnx or {ALONE}.onnx, in it or in {SUBFOLDER}/: export it again"
@@ -75,9 +85,15 @@ def find_graphs(source: Path) -> tuple[GraphFiles, ...]:
 
 def _graph_folder(source: Path) -> Path | None:
     for folder in (source, source / SUBFOLDER):
-        if any(dict(_named(folder, suffix)) for suffix in SUFFIXES):
+        if any(dict(_named(folder, suffix)) for suffix in (*SUFFIXES, *REFUSED)):
             return folder
     return None
+
+
+def _refused(folder: Path | None) -> str:
+    """Graphs that cannot be read, and why; nothing where there are none."""
+    found = ((file.name, what) for suffix, what in REFUSED.items() if folder for _, file in _named(folder, suffix))
+    return "; ".join(f"{name} with {what}" for name, what in found)
 
 
 def _named(folder: Path, suffix: str) -> Iterator[tuple[str, Path]]:

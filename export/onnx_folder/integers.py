@@ -11,16 +11,25 @@ from ...runtime.bundle.manifest import KernelChoice
 _WEIGHT = dict.fromkeys(("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention"), 1)
 _WEIGHT |= {"QLinearMatMul": 3}
 """Operators that multiply unsigned by signed bytes, and which input is the weight ``(K, N)``."""
+_IN_BLOCKS = "MatMulNBits"
+_ROUNDS = 4
+"""The ``accuracy_level`` at which that operator rounds activations to bytes, block by block; below it leaves them."""
 
 
 def integer_products(graphs: Iterable[ir.Model]) -> tuple[KernelChoice, ...]:
-    """Every such matrix once, as a kernel with one scale for all activations of a product."""
+    """Every such matrix once: as a kernel with one scale for all activations of a product, or of few bits in blocks."""
     found = {choice.matrix: choice for model in graphs for choice in _of_graph(model)}
     return tuple(found.values())
 
 
 def _of_graph(model: ir.Model) -> Iterator[KernelChoice]:
     for node in model.graph:
+        if node.op_type == _IN_BLOCKS and node.inputs[1] is not None and node.inputs[1].name:
+            said = node.attributes
+            shape = (said.get_int("K", 0), said.get_int("N", 0))
+            rounds = said.get_int("accuracy_level", 0) == _ROUNDS
+            kernel = f"int{said.get_int('bits', 4)}-{'blocks' if rounds else 'weights'}"
+            yield KernelChoice(matrix=node.inputs[1].name, shape=shape, kernel=kernel)
         place = _WEIGHT.get(node.op_type)
         weight = node.inputs[place] if place is not None and place < len(node.inputs) else None
         tensor = weight.const_value if weight is not None else None

@@ -42,6 +42,7 @@ def read_graph(file: Path) -> ir.Model:
             for value in graph.initializers.values():
                 if value.const_value is not None:
                     value.const_value.numpy()  # a view, which a damaged tensor does not have
+        model.graph.sort()  # converters to float16 put casts behind their readers
         model.clone()  # nor has a graph that is not in order a copy
     except Exception as error:  # the libraries below raise what they like
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
