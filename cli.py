@@ -409,6 +409,13 @@ def _add_export(commands: Commands) -> None:
         help="a network that edgewise does not know, as a table of your own (docs/families.md). The file is code and "
         "is run: name only one that you wrote or read",
     )
+    parser.add_argument(
+        "--exporter",
+        choices=("edgewise", "optimum"),
+        default="edgewise",
+        help="optimum: graphs of an architecture that edgewise does not know are made by that library, of this "
+        "environment or of the one whose Python EDGEWISE_OPTIMUM_PYTHON names (default: edgewise)",
+    )
     parser.add_argument("--target", action="append", choices=TARGETS, help="repeat for several (default: all)")
     parser.add_argument(
         "--precision", action="append", choices=PRECISIONS, help="repeat for several (default: fp32 and int8)"
@@ -427,11 +434,11 @@ def _add_export(commands: Commands) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from .export.onnx_folder.files import is_onnx_folder
 
-    if is_onnx_folder(arguments.source):
-        from .cli_onnx import export_graphs
+    if (there := is_onnx_folder(arguments.source)) or arguments.exporter == "optimum":
+        from .cli_onnx import export_by_optimum, export_graphs
 
         with Progress("export") as progress:
-            graphs = export_graphs(arguments, TARGETS, progress)
+            graphs = (export_graphs if there else export_by_optimum)(arguments, TARGETS, progress)
         print(json.dumps(graphs.to_json()) if arguments.json else graphs.table())
         return 0
     _require_export_libraries(with_bleu=arguments.eval is not None)

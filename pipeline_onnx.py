@@ -65,13 +65,18 @@ Progress = Callable[[int, int], None]
 
 
 def export_onnx_folder(
-    source: Path, out: Path, targets: Sequence[str], precisions: Sequence[str] | None, progress: Progress
+    source: Path,
+    out: Path,
+    targets: Sequence[str],
+    precisions: Sequence[str] | None,
+    progress: Progress,
+    exporter: str = "",
 ) -> BuildReport:
     """Make the bundle ``out`` from the ONNX graphs in ``source``, or in the folder ``onnx`` inside it.
 
     ``precisions``: which of those that are there; left out, all. Nothing is quantized. The graphs of an
-    encoder-decoder run on target ``cpu`` alone, which others among ``targets`` leave out. ``out`` appears whole or not
-    at all; an older bundle there is replaced.
+    encoder-decoder run on target ``cpu`` alone, which others among ``targets`` leave out. ``exporter``: what made the
+    graphs, where that is known. ``out`` appears whole or not at all; an older bundle there is replaced.
 
     Raises:
         CheckpointError, ConfigError: a file is missing or damaged, or the files do not fit each other.
@@ -96,7 +101,7 @@ def export_onnx_folder(
             for target in wanted:
                 builder.add(graphs, target)
         builder.record(first, progress)
-        return builder.finish(out)
+        return builder.finish(out, exporter)
 
 
 def _chosen(source: Path, found: Sequence[GraphFiles], precisions: Sequence[str] | None) -> list[GraphFiles]:
@@ -226,7 +231,7 @@ class _Builder:
             check_required(variant, self.model)
         self.variants.append(variant)
 
-    def finish(self, out: Path) -> BuildReport:
+    def finish(self, out: Path, exporter: str) -> BuildReport:
         """Write the report and the manifest over everything that is in the folder now."""
         sizes = {v.name: sum(f.stat().st_size for f in (self.folder / v.folder).iterdir()) for v in self.variants}
         wide = f"float16 of {', '.join(self.halves)} became float32" if self.halves else ""
@@ -248,6 +253,7 @@ class _Builder:
                 "checkpoint_sha256": self.digest,
                 "reference": self.reference,
                 "configuration": self.settings.how,
+                **({"exporter": exporter} if exporter else {}),
                 **({"widened": wide} if wide else {}),
                 **({"chat_template": self.no_chat} if self.no_chat else {}),
             },

@@ -55,5 +55,6 @@ def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = 
     known = ", ".join(name for family in exported for name in family.architectures)
     raise ConfigError(
         f"{where}: architectures is {named!r}, expected one of {known}. Another one becomes known by a table in a file "
-        "of your own: edgewise export --family FILE, see docs/families.md"
+        "of your own: edgewise export --family FILE, see docs/families.md; or optimum makes graphs of it: edgewise "
+        "export --exporter optimum, see docs/formats.md"
     )
