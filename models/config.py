@@ -17,6 +17,7 @@ from .config_checks import (
     require,
     with_tuples,
 )
+from .dense_config import DenseConfig
 from .languages import LanguageConfig
 from .position_config import RelativeConfig, RopeConfig
 from .speech import SpeechConfig
@@ -188,6 +189,7 @@ class ModelConfig:
     ``mask_splits_text``  what stands before ``mask_id`` and what stands behind it become tokens by themselves
     ``pair_between``      tokens between the two texts of a pair; none: no pairs are read
     ``second_segment``    the segment of a pair's second text
+    ``dense``             head ``embedding``: a linear layer between the pooled state and the vector
     ``normalize``         head ``embedding``: to length 1
     ``adds_start``        of a model with one stack, whether ``start_id`` stands before a text; ``None``: in a decoder
                           it does, before an encoder's text it does not
@@ -223,6 +225,7 @@ class ModelConfig:
     output_bias: bool = True
     pooling: Pooling | None = None
     normalize: bool = False
+    dense: DenseConfig | None = None
     adds_start: bool | None = None
     pooler: Pooler | None = None
     class_scores: ClassScores = "softmax"
@@ -364,7 +367,8 @@ class ModelConfig:
             pools or classes or self.pooling is None,
             f"pooling ({self.pooling!r}) belongs to the 'embedding' and 'classes' heads only",
         )
-        require(pools or not self.normalize, "normalize belongs to the 'embedding' head only")
+        for name in ("normalize", "dense"):
+            require(pools or not getattr(self, name), f"{name} belongs to the 'embedding' head only")
         require(classes or self.pooler is None, f"pooler ({self.pooler!r}) belongs to the 'classes' head only")
         require(
             classes or self.class_scores == "softmax",
@@ -482,5 +486,5 @@ class ModelConfig:
 _NESTED = (
     *(("encoder", StackConfig), ("decoder", StackConfig)),
     *(("rope", RopeConfig), ("window_rope", RopeConfig), ("relative", RelativeConfig), ("languages", LanguageConfig)),
-    ("speech", SpeechConfig),
+    *(("speech", SpeechConfig), ("dense", DenseConfig)),
 )

@@ -43,7 +43,7 @@ def classifier_of(checkpoint: Checkpoint, names: Sequence[str]) -> Transformer:
     config = checkpoint.model.config
     if config.head != "embedding":
         raise ConfigError(f"{checkpoint.folder} has a {config.head!r} head, expected 'embedding': a sentence encoder")
-    model = Transformer(replace(config, head="classes", normalize=False, class_names=tuple(names)))
+    model = Transformer(replace(config, head="classes", normalize=False, dense=None, class_names=tuple(names)))
     model.load_state_dict(checkpoint.model.state_dict(), strict=False)
     return model.eval().requires_grad_(False)
 

@@ -156,6 +156,8 @@ class Transformer(nn.Module):
         outputs = {"classes": len(config.class_names), "tags": len(config.class_names), "span": 2}.get(config.head)
         self.classifier = nn.Linear(config.d_model, outputs) if outputs else None
         self.pooler = nn.Linear(config.d_model, config.d_model) if config.pooler else None
+        dense = config.dense
+        self.dense = None if dense is None else nn.Linear(config.d_model, dense.width, bias=dense.bias)
         self.transform = self.transform_norm = None
         if config.head_transform:
             assert config.encoder is not None
@@ -323,8 +325,13 @@ class Transformer(nn.Module):
         return self.classifier(hidden)  # type: ignore[no-any-return]
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """One vector a text (Reimers and Gurevych 2019, section 3): ``(B, S, D)``, ``(B, S) -> (B, D)``."""
+        """One vector a text (Reimers and Gurevych 2019, section 3): ``(B, S, D)``, ``(B, S) -> (B, D)``.
+
+        With a ``dense`` layer its width takes the place of ``D``.
+        """
         pooled = self.pooled(hidden, mask)
+        if self.dense is not None and self.config.dense is not None:
+            pooled = self.dense(pooled).tanh() if self.config.dense.activation == "tanh" else self.dense(pooled)
         return nn.functional.normalize(pooled, dim=-1) if self.config.normalize else pooled
 
     def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -88,7 +88,9 @@ def _model(bundle: Bundle) -> Iterator[str]:
             yield f"  {name}: {_stack(stack)}"
     if model.encoder and model.pooling:
         pooled = "mean of the states" if model.pooling == "mean" else "state of the first token"
-        yield f"  vectors of {model.encoder.d_model} numbers: {pooled}{', normalized' if model.normalize else ''}"
+        after = "" if model.dense is None else f", a dense layer with {model.dense.activation} activation"
+        after += ", normalized" if model.normalize else ""
+        yield f"  vectors of {model.vector_width} numbers: {pooled}{after}"
     if model.class_names:
         yield f"  classes: {', '.join(model.class_names)}"
     if chat := bundle.manifest.chat:

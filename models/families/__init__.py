@@ -28,11 +28,12 @@ from .qwen import QWEN2, QWEN3
 from .roberta import ROBERTA, XLM_ROBERTA
 from .smollm3 import SMOLLM3
 from .t5 import MT5, T5
+from .t5_encoder import MT5_ENCODER, T5_ENCODER
 from .whisper import WHISPER
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA)
+_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, T5_ENCODER, MT5_ENCODER)
 _DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
 _BOTH = (MARIAN, BART, MBART, M2M100, T5, MT5, WHISPER)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, *_BOTH)

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError, ConfigError
 from ..config import Activation, ModelConfig, Pooling
+from ..dense_config import DenseConfig
 from ..languages import LanguageConfig
 
 if TYPE_CHECKING:  # a configuration is read without torch: only tensors need it
@@ -121,13 +123,13 @@ class Facts:
 
     ``prefix``, ``suffix``: special tokens that the tokenizer puts around a text; ``between`` the two texts of a pair,
     none where it makes no pairs, and ``second_type`` is what it calls the type of the second. ``mask``: the token that
-    stands for a word to be found. ``pooling``, ``normalize`` and
-    ``max_tokens`` (specials included): how sentence embeddings are made of states, where they are. ``eos``: what
-    ``generation_config.json`` says ends a text, which goes before what ``config.json`` says; ``endless``: it says that
-    nothing does. ``suppressed``: tokens that may not be generated, as either says. ``forced``: the first token that is
-    generated, as the former says. ``source_end``: what ends a source, where sources have a vocabulary of their own.
-    ``languages``: those that texts choose from, where there are any. ``speech``: of a network that hears, the fields of
-    its ``SpeechConfig`` that are tokens. ``stored``: the names of the tensors that files hold.
+    stands for a word to be found. ``pooling``, ``dense``, ``normalize`` and ``max_tokens`` (specials included): how
+    sentence embeddings are made of states, where they are. ``eos``: what ``generation_config.json`` says ends a text,
+    which goes before what ``config.json`` says; ``endless``: it says that nothing does. ``suppressed``: tokens that may
+    not be generated, as either says. ``forced``: the first token that is generated, as the former says. ``source_end``:
+    what ends a source, where sources have a vocabulary of their own. ``languages``: those that texts choose from, where
+    there are any. ``speech``: of a network that hears, the fields of its ``SpeechConfig`` that are tokens. ``stored``:
+    the names of the tensors that files hold.
     """
 
     prefix: tuple[int, ...] = ()
@@ -136,6 +138,7 @@ class Facts:
     second_type: int = 0
     mask: int | None = None
     pooling: Pooling | None = None
+    dense: DenseConfig | None = None
     normalize: bool = False
     max_tokens: int | None = None
     eos: int | list[int] | None = None
@@ -310,9 +313,16 @@ def _check_pattern(pattern: str) -> None:
 
 
 def build(
-    family: Family, config: Mapping[str, Any], tensors: Mapping[str, Tensor], facts: Facts, where: str
+    family: Family,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    facts: Facts,
+    where: str,
+    head: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Transformer:
     """The reference network of a family's ``config`` and ``tensors``, whatever file they come from.
+
+    ``head``: parameters that stand apart, by our names, of a head that the network may have.
 
     Raises:
         ConfigError: a field is missing, wrong, or not understood; all of them in one message that ``where`` begins.
@@ -353,7 +363,8 @@ def build(
         name: torch.zeros(expected[name].shape) for name in family.zeros if name in expected.keys() - found.keys()
     }
     found = {name: family.adapt(name, tensor, facts) for name, tensor in found.items()}
-    return filled(plan, {**found, **family.computed(plan.config)}, where, faults)
+    apart = head if head.keys() & expected.keys() else {}
+    return filled(plan, {**found, **family.computed(plan.config), **apart}, where, faults)
 
 
 def _equal(tensor: Tensor, copy: Tensor) -> bool:

@@ -36,6 +36,7 @@ from .huggingface import (
     check_tokenizer,
     notice_of,
 )
+from .sentence import MODULES
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 
@@ -98,6 +99,10 @@ def read_graph_settings(folder: Path, sizes: GraphSizes) -> GraphSettings:
         )
     facts = _facts(folder, config, tokenizer, family)
     model, how = _model(family, doubt, config, facts, sizes, where)
+    if model["head"] == "embedding" and facts.dense is not None:
+        raise ConfigError(
+            f"{folder / MODULES} has a Dense, with which no graphs of others are read: export the checkpoint itself"
+        )
     _check_sizes(model, sizes, where)
     generation, longest = _optional(folder / GENERATION_CONFIG), model["max_positions"]
     longest = min(longest, facts.max_tokens or longest)

@@ -81,9 +81,14 @@ def _head(fields: Fields, facts: Facts, pooler: Pooler, transform: Activation | 
         if (outputs := len(_class_names(fields))) != 2:
             fields.faults.append(f"id2label names {outputs} outputs, expected 2: the first and the last of a span")
         return {"head": "span"}
+    return vectors_head(fields, facts)
+
+
+def vectors_head(fields: Fields, facts: Facts) -> dict[str, Any]:
+    """What makes one vector of a text's states, as far as a ``ModelConfig`` says; that nothing does is a fault."""
     if facts.pooling is None:
         fields.faults.append("nothing says how states become one vector: expected a modules.json with a Pooling")
-    return {"head": "embedding", "pooling": facts.pooling, "normalize": facts.normalize}
+    return {"head": "embedding", "pooling": facts.pooling, "dense": facts.dense, "normalize": facts.normalize}
 
 
 def _class_names(fields: Fields) -> tuple[str, ...]:

@@ -69,7 +69,8 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
     facts = replace(_facts(folder, config, tokenizer, family), source_end=source_end)
     files = weight_files(folder)
     tensors = _tensors(files)
-    model = build(family, config, tensors, facts, str(folder))
+    head_files, head = _dense(folder)
+    model = build(family, config, tensors, facts, str(folder), head)
     check_generation(_optional(folder / GENERATION_CONFIG), model.config, str(folder / GENERATION_CONFIG))
     check_tokenizer(folder, model.config.vocab_size, tokenizer)
     if source is not None:
@@ -79,7 +80,7 @@ def read_huggingface(folder: Path, others: Sequence[Family] = ()) -> Checkpoint:
         model=model.eval().requires_grad_(False),
         folder=folder,
         name=_name(folder),
-        weight_files=files,
+        weight_files=(*files, *head_files),
         max_context=longest,
         beam_size=_beams(folder, config),
         end_ids=_other_ends(folder, config, model.config),
@@ -164,6 +165,15 @@ def _tensors(files: tuple[Path, ...]) -> dict[str, Tensor]:
     return found
 
 
+def _dense(folder: Path) -> tuple[tuple[Path, ...], dict[str, Tensor]]:
+    """The files of a Dense that ``modules.json`` names, and its tensors by our names; none where it names none."""
+    sentences = read_sentences(folder)
+    if sentences is None or sentences.dense_folder is None:
+        return (), {}
+    files = weight_files(sentences.dense_folder)
+    return files, {f"dense.{name.removeprefix('linear.')}": tensor for name, tensor in _tensors(files).items()}
+
+
 def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family | None) -> Facts:
     prefix, suffix = special_tokens(folder, tokenizer)
     between, second_type = _between_pairs(tokenizer, prefix, suffix)
@@ -184,7 +194,13 @@ def _facts(folder: Path, config: dict[str, Any], tokenizer: Any, family: Family 
     sentences = read_sentences(folder)
     if sentences is None:
         return facts
-    return replace(facts, pooling=sentences.pooling, normalize=sentences.normalize, max_tokens=sentences.max_tokens)
+    return replace(
+        facts,
+        pooling=sentences.pooling,
+        dense=sentences.dense,
+        normalize=sentences.normalize,
+        max_tokens=sentences.max_tokens,
+    )
 
 
 def _between_pairs(tokenizer: Any, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> tuple[tuple[int, ...], int]:

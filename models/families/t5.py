@@ -8,6 +8,7 @@ Reference: ``transformers/models/t5/modeling_t5.py`` and ``models/mt5/modeling_m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from ..config import Activation, ModelConfig, StackConfig
@@ -42,10 +43,10 @@ def _stack_keys(stack: str, feed_forward: int) -> dict[str, str]:
     }
 
 
+ENCODER_KEYS = {"shared": "embedding", **_stack_keys("encoder", 1)}
 KEYS = {
-    "shared": "embedding",
+    **ENCODER_KEYS,
     "lm_head": "vocabulary",
-    **_stack_keys("encoder", 1),
     **_stack_keys("decoder", 2),
     **{
         f"decoder.block.{{i}}.{_CROSS}.{theirs}": f"decoder.layers.{{i}}.cross_attention.{name}"
@@ -66,45 +67,63 @@ _KINDS: dict[str, tuple[str, bool, Activation]] = {
 """By ``feed_forward_proj``: what the library calls its activation, whether it is gated, and our name."""
 
 
-def _config(fields: Fields, facts: Facts, *, multilingual: bool) -> ModelConfig:
-    width, vocabulary = fields.get("d_model", int), fields.get("vocab_size", int)
-    layers, heads, inner = fields.get("num_layers", int), fields.get("num_heads", int), fields.get("d_ff", int)
-    decoder_layers, head_dim = fields.get("num_decoder_layers", int, layers), fields.get("d_kv", int, 64)
-    buckets = fields.get("relative_attention_num_buckets", int, 32)
-    farthest = fields.get("relative_attention_max_distance", int, 128)
-    epsilon, positions = fields.get("layer_norm_epsilon", float, 1e-6), fields.get("n_positions", int, TRAINED_ON)
+def stack_of(fields: Fields, multilingual: bool) -> Callable[..., StackConfig]:
+    """The encoder or the decoder, of as many ``n_layers``."""
+    width, heads, inner = (fields.get(name, int) for name in ("d_model", "num_heads", "d_ff"))
+    head_dim, epsilon = fields.get("d_kv", int, 64), fields.get("layer_norm_epsilon", float, 1e-6)
     kind = fields.choice("feed_forward_proj", {n: n for n in _KINDS}, "gated-gelu" if multilingual else "relu")
     named, gated, activation = _KINDS[kind or "relu"]
-    pad = fields.get("pad_token_id", int, 0)
-    start, end = fields.get("decoder_start_token_id", int, pad), facts.end_id(fields, default=1)
-    tied, scaled = (_mt5_output if multilingual else _t5_output)(fields, facts)
-    fields.only(is_encoder_decoder=True, is_decoder=False, dense_act_fn=named, is_gated_act=gated)
+    fields.only(is_decoder=False, dense_act_fn=named, is_gated_act=gated)
     fields.ignore(*_HARMLESS.split())
+    return partial(
+        StackConfig,
+        d_model=width,
+        n_heads=heads,
+        d_ff=inner,
+        norm_place="pre",
+        activation=activation,
+        norm_epsilon=epsilon,
+        norm="rms",
+        gated=gated,
+        head_dim=head_dim,
+        attention_scale=1.0,
+        attention_bias=False,
+        feed_forward_bias=False,
+    )
+
+
+def relative_of(fields: Fields) -> Callable[[], RelativeConfig]:
+    """The relative positions of its stacks."""
+    buckets = fields.get("relative_attention_num_buckets", int, 32)
+    farthest = fields.get("relative_attention_max_distance", int, 128)
+    return partial(RelativeConfig, buckets=buckets, max_distance=farthest)
+
+
+def end_of(fields: Fields, facts: Facts) -> int:
+    """What ends a text, 1 where a file says nothing; other tokens around one are a fault."""
+    end = facts.end_id(fields, default=1)
     if facts.prefix or facts.suffix not in ((), (end,)):
         fields.faults.append(
             f"the tokenizer puts {facts.prefix} before and {facts.suffix} after a text, expected nothing before, and "
             f"eos_token_id ({end}) or nothing after"
         )
+    return end
+
+
+def _config(fields: Fields, facts: Facts, *, multilingual: bool) -> ModelConfig:
+    vocabulary, layers = fields.get("vocab_size", int), fields.get("num_layers", int)
+    decoder_layers = fields.get("num_decoder_layers", int, layers)
+    positions = fields.get("n_positions", int, TRAINED_ON)
+    stack, relative = stack_of(fields, multilingual), relative_of(fields)
+    pad = fields.get("pad_token_id", int, 0)
+    start, end = fields.get("decoder_start_token_id", int, pad), end_of(fields, facts)
+    tied, scaled = (_mt5_output if multilingual else _t5_output)(fields, facts)
+    fields.only(is_encoder_decoder=True)
     for name, found in (("bad_words_ids", facts.suppressed), ("forced_bos_token_id", facts.forced)):
         if found not in ((), None):
             fields.faults.append(f"{name} is {found}, expected none")
 
     def make() -> ModelConfig:
-        stack = partial(
-            StackConfig,
-            d_model=width,
-            n_heads=heads,
-            d_ff=inner,
-            norm_place="pre",
-            activation=activation,
-            norm_epsilon=epsilon,
-            norm="rms",
-            gated=gated,
-            head_dim=head_dim,
-            attention_scale=1.0,
-            attention_bias=False,
-            feed_forward_bias=False,
-        )
         return ModelConfig(
             vocab_size=vocabulary,
             max_positions=positions,
@@ -114,7 +133,7 @@ def _config(fields: Fields, facts: Facts, *, multilingual: bool) -> ModelConfig:
             encoder=stack(n_layers=layers),
             decoder=stack(n_layers=decoder_layers),
             positions="relative",
-            relative=RelativeConfig(buckets=buckets, max_distance=farthest),
+            relative=relative(),
             scale_embeddings=False,
             scale_outputs=scaled,
             tied=tied,

@@ -255,8 +255,8 @@ class ReferenceCases:
             values = 2 if model.head == "span" else len(model.class_names)
             if any(len(scores.logits) != values for scores in case.token_scores or ()):
                 raise_faults(where, [f"case {case.name} has a token without one logit for each of {values} classes"])
-            if case.embedded and model.encoder and len(case.embedded.vector) != model.encoder.d_model:
-                found, width = len(case.embedded.vector), model.encoder.d_model
+            if case.embedded and model.encoder and len(case.embedded.vector) != model.vector_width:
+                found, width = len(case.embedded.vector), model.vector_width
                 raise_faults(where, [f"case {case.name} has a vector of {found} numbers, expected {width}"])
 
 

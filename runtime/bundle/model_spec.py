@@ -53,6 +53,15 @@ class StackSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DenseSpec:
+    """What makes a text's vector of its pooled state: ``models.dense_config.DenseConfig``."""
+
+    width: _Size
+    bias: bool
+    activation: Literal["identity", "tanh"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """The network: of ``models.config.ModelConfig`` what running it needs, or ``inspect`` shows.
 
@@ -74,6 +83,7 @@ class ModelSpec:
     )
     pooling: Literal["mean", "first"] | None = field(default=None, metadata=LATER)
     normalize: bool = field(default=False, metadata=LATER)
+    dense: DenseSpec | None = field(default=None, metadata=LATER)
     adds_start: bool | None = field(default=None, metadata=LATER)
     class_scores: Literal["softmax", "sigmoid", "identity"] = field(default="softmax", metadata=LATER)
     mask_splits_text: bool = field(default=False, metadata=LATER)
@@ -95,6 +105,8 @@ class ModelSpec:
         wrong = self.pooling is None if pools else self.pooling is not None and self.head != "classes"
         if wrong or (self.normalize and not pools):
             yield f"a {self.head!r} head cannot have pooling {self.pooling!r}, normalize {self.normalize}"
+        if self.dense and not pools:
+            yield f"a {self.head!r} head cannot have a dense layer"
         if self.pair_between and (self.encoder is None or self.decoder):
             yield "pair_between belongs to an encoder alone"
         if self.second_segment and not self.pair_between:
@@ -160,6 +172,12 @@ class ModelSpec:
     def pad_source(self) -> int:
         """What pads a text that an encoder reads."""
         return self.pad_id if self.source_pad_id is None else self.source_pad_id
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers of a text's vector."""
+        assert self.encoder is not None  # what pools has one
+        return self.encoder.d_model if self.dense is None else self.dense.width
 
     @property
     def starts_text(self) -> bool:

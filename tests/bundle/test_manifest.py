@@ -183,6 +183,10 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "heads do not divide": (put("model.encoder.n_heads", 3), r"d_model \(8\) must be a multiple of n_heads \(3\)"),
     "widths differ": (put("model.encoder.d_model", 16), r"encoder d_model \(16\) must equal decoder d_model \(8\)"),
     "token beyond vocabulary": (put("model.end_id", 12), r"end_id \(12\) must be below vocab_size \(12\)"),
+    "vectors of a vocabulary": (
+        put("model.dense", {"width": 4, "bias": True, "activation": "tanh"}),
+        "a 'vocabulary' head cannot have a dense layer",
+    ),
     "classes of a vocabulary": (put("model.class_names", ["a", "b"]), "a 'vocabulary' head cannot have 2 class_names"),
     "no classes": (
         put("model.head", "classes"),

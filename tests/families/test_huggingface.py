@@ -284,7 +284,18 @@ def _module(kind: str, path: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([_module("Transformer", ""), _module("Pooling", "p"), _module("Dense", "d")], "'Dense'.*and nothing else"),
+        (
+            [_module("Transformer", ""), _module("Pooling", "p"), _module("LayerNorm", "d")],
+            "'LayerNorm'.*and nothing else: a LayerNorm would change the vectors",
+        ),
+        (
+            [_module("Transformer", ""), _module("Pooling", "p"), _module("Normalize", "n"), _module("Dense", "d")],
+            "a Pooling and perhaps a Dense and a Normalize, in this order, and nothing else",
+        ),
+        (
+            [_module("Transformer", ""), _module("Pooling", "p"), _module("Dense", "../d")],
+            r"path '../d' of Dense is no plain name",
+        ),
         ([_module("Transformer", "0"), _module("Pooling", "p")], "expected a Transformer in the folder itself"),
         ([_module("Transformer", ""), _module("Pooling", "../p")], r"path '../p' of Pooling is no plain name"),
         ([{"type": 3}], "expected a list of modules"),

@@ -10,6 +10,7 @@ import pytest
 
 from edgewise.errors import ConfigError
 from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.dense_config import DenseConfig
 from edgewise.models.position_config import RelativeConfig, RopeConfig
 
 STACK: dict[str, Any] = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_ff": 16}
@@ -22,6 +23,7 @@ CONFIGS = {
     ),
     "decoder": ModelConfig(**MODEL, decoder=StackConfig(**STACK), positions="relative", relative=RelativeConfig()),
     "encoder": ModelConfig(**ENCODER, head="classes", class_names=("bad", "good")),
+    "vectors": ModelConfig(**ENCODER, head="embedding", pooling="mean", dense=DenseConfig(width=4, activation="tanh")),
 }
 
 
@@ -31,7 +33,7 @@ def test_json_gives_back_the_same_configuration(name: str) -> None:
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["encoder-decoder", "decoder", "encoder"])
 def test_the_stacks_are_the_architecture(name: str) -> None:
     assert CONFIGS[name].architecture == name
     assert CONFIGS[name].d_model == 8
@@ -138,6 +140,8 @@ def test_a_stack_refuses(change: dict[str, Any], message: str) -> None:
             {"mask_splits_text": True, "head": "embedding", "pooling": "mean"},
             "mask_splits_text belongs to the vocabulary of an encoder alone",
         ),
+        ({"dense": DenseConfig(width=4)}, "dense belongs to the 'embedding' head only"),
+        ({"normalize": True}, "normalize belongs to the 'embedding' head only"),
         ({"positions": "relative"}, r"relative \(None\) belongs to relative positions, and they to it"),
         ({"relative": RelativeConfig()}, r"relative \(RelativeConfig.*\) belongs to relative positions"),
         (
@@ -176,6 +180,12 @@ def test_rotary_positions_refuse_a_context_beyond_any_network() -> None:
 def test_relative_positions_refuse(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RelativeConfig(**change)
+
+
+@pytest.mark.parametrize("width", [0, 2**20 + 1])
+def test_a_dense_layer_has_a_width_that_networks_have(width: int) -> None:
+    with pytest.raises(ConfigError, match=rf"width \({width}\) must be"):
+        DenseConfig(width=width)
 
 
 @pytest.mark.parametrize(

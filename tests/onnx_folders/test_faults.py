@@ -350,7 +350,21 @@ FAULTS: dict[str, Fault] = {
         CheckpointError,
         "num_beam_groups is 3: a bundle holds no such setting",
     ),
+    "a layer after the pooling": (
+        "bert-embed",
+        lambda f: with_dense(f),
+        ConfigError,
+        "modules.json has a Dense, with which no graphs of others are read: export the checkpoint itself",
+    ),
 }
+
+
+def with_dense(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2:2] = [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "config.json").write_text(json.dumps({"in_features": 16, "out_features": 8}))
 
 
 def template(folder: Path, before: str, after: str) -> None:
