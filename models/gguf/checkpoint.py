@@ -5,7 +5,8 @@ What a file says and a bundle cannot hold as it stands:
 * A network ends a text at one token. The file's end of a turn (``tokenizer.ggml.eot_token_id``) is taken where it is
   stated, else its end of a text (``eos_token_id``), which in files of chat models is mostly that of a turn, too. Other
   end tokens that the vocabulary holds end a result as well, where the bundle decodes.
-* A context above ``MAX_CONTEXT`` is cut: tables of rotations, which every variant holds, grow with it.
+* A context above ``MAX_CONTEXT`` of :mod:`.network` is cut: tables of rotations, which every variant holds, grow with
+  it.
 """
 
 from __future__ import annotations
@@ -17,17 +18,13 @@ import torch
 
 from ..chat import ChatSource
 from ..checkpoint import Checkpoint, plain_name
-from ..families import family_of
 from ..families.family import MAX_ENDS, Facts, build
-from .hugging_face import config_json, tensors
-from .llama import llama_parameters
 from .metadata import lookup, refuse
+from .network import network_of
 from .reader import GgufFile, open_gguf
 from .tokenizer import adds_start, tokenizer_json
 from .vocabulary import Vocabulary, read_vocabulary
 
-MAX_CONTEXT = 8192
-"""Tokens: some files announce a hundred thousand and more, whose float32 keys and values few devices could hold."""
 _LONGEST_LINE = 500  # characters
 
 
@@ -41,20 +38,20 @@ def read_gguf(path: Path) -> Checkpoint:
         TokenizerError: a tokenizer of a kind that is not converted.
     """
     file = open_gguf(path)
-    parameters, vocabulary = llama_parameters(file), read_vocabulary(file)
-    if len(vocabulary.tokens) > parameters["vocab_size"]:
-        refuse(file, f"has {len(vocabulary.tokens)} tokens, its embedding {parameters['vocab_size']} rows")
+    vocabulary = read_vocabulary(file)
+    network = network_of(file, vocabulary)
+    config = network.config
+    if len(vocabulary.tokens) > config["vocab_size"]:
+        refuse(file, f"has {len(vocabulary.tokens)} tokens, its embedding {config['vocab_size']} rows")
     tokenizer, facts = tokenizer_json(vocabulary), _facts(file, vocabulary)
-    config = config_json(file, parameters, vocabulary)
-    config["max_position_embeddings"] = longest = min(parameters["max_positions"], MAX_CONTEXT)
-    weights = {name: torch.from_numpy(values) for name, values in tensors(file, parameters)}
-    model = build(family_of(config, str(path)), config, weights, facts, str(path))
+    weights = {name: torch.from_numpy(values) for name, values in network.tensors}
+    model = build(network.family, config, weights, facts, str(path))
     return Checkpoint(
         model=model.eval().requires_grad_(False),
         folder=path.parent,
         name=plain_name(path.stem),
         weight_files=(path,),
-        max_context=longest,
+        max_context=network.longest,
         beam_size=1,  # as llama.cpp generates: it has no beams
         end_ids=tuple(sorted(vocabulary.end_ids - {model.config.end_id}))[:MAX_ENDS],
         training={"recipe": _recipe(file, vocabulary, model.config.end_id)},

@@ -1,4 +1,4 @@
-"""A Llama or a Qwen from a GGUF file as Hugging Face would have written it: a ``config.json``, and tensors' names.
+"""A Llama, a Qwen or a Gemma from a GGUF file as Hugging Face would have written it: ``config.json``, tensors' names.
 
 So that one table of names and fields serves both kinds of checkpoint. Source: the tensor name map of the ``gguf``
 package, and ``LlamaConfig`` of transformers.
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .llama import LlamaParameters, llama_tensor, tensor_shapes
+from .gemma import gemma_fields
+from .llama import ARCHITECTURES, LlamaParameters, llama_tensor, tensor_shapes
 from .metadata import lookup, refuse
 from .reader import GgufFile
 from .vocabulary import Vocabulary
@@ -28,10 +29,13 @@ _OF_LAYER = {
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Where what a sub-layer gives is normalized too: elsewhere the first of these names is that of the second's norm.
+_WITH_BRANCHES = {"post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm"}
 _FIELDS: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False},
     # The file does not say which layers have no positions; llama.cpp takes every fourth.
@@ -43,6 +47,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "attention_bias": False},
+    "gemma2": {"architectures": ["Gemma2ForCausalLM"]},
+    "gemma3": {"architectures": ["Gemma3ForCausalLM"]},
 }
 # Llama 3.1 stretches slow frequencies; the file holds the result, and these settings of all such models are tried.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -55,10 +61,11 @@ def config_json(file: GgufFile, parameters: LlamaParameters, vocabulary: Vocabul
     Raises:
         CheckpointError: the file stretches positions in a way that has no name there.
     """
+    branches = ARCHITECTURES[parameters["architecture"]].branch_norms
     config: dict[str, Any] = {
         **_FIELDS[parameters["architecture"]],
         "model_type": parameters["architecture"],
-        "hidden_act": "silu",
+        **(gemma_fields(file, parameters) if branches else {"hidden_act": "silu"}),
         "hidden_size": parameters["d_model"],
         "intermediate_size": parameters["d_ff"],
         "num_hidden_layers": parameters["n_layers"],
@@ -83,16 +90,21 @@ def tensors(file: GgufFile, parameters: LlamaParameters) -> Iterator[tuple[str, 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
     """
+    branches = ARCHITECTURES[parameters["architecture"]].branch_norms
     for name in tensor_shapes(parameters):
         if name != "rope_freqs.weight":  # part of the configuration there
-            yield tensor_name(name), llama_tensor(file, parameters, name)
+            yield tensor_name(name, branches), llama_tensor(file, parameters, name)
 
 
-def tensor_name(name: str) -> str:
-    """The name there of a tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``."""
+def tensor_name(name: str, branches: bool = False) -> str:
+    """The name there of a tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``.
+
+    ``branches``: what a sub-layer gives is normalized, too.
+    """
     *layer, part, kind = name.split(".")
     if layer:
-        return f"model.layers.{layer[1]}.{_OF_LAYER[part]}.{kind}"
+        names = _OF_LAYER | _WITH_BRANCHES if branches else _OF_LAYER
+        return f"model.layers.{layer[1]}.{names[part]}.{kind}"
     return f"{_WHOLE[part]}.{kind}"
 
 

@@ -1,8 +1,9 @@
-"""A Llama or a Qwen in a GGUF file: its hyper-parameters, and its weights in the order of rows that PyTorch expects.
+"""A Llama, a Qwen or a Gemma in a GGUF file: hyper-parameters, and weights in the order of rows that PyTorch expects.
 
 Of a Llama llama.cpp rotates neighbouring values of a head (``2j`` and ``2j + 1``, as Su et al. 2021, section 3.4),
 PyTorch code value ``j`` and value ``j + head_dim / 2``. llama.cpp's converter therefore reorders the rows of the query
-and key matrices; here they are put back, exactly, so that positions rotate in halves. Of a Qwen both rotate in halves.
+and key matrices; here they are put back, exactly, so that positions rotate in halves. Of a Qwen and a Gemma both rotate
+in halves.
 
 Source: ``LlamaModel.permute`` in the converter of llama.cpp, ``llama_model_rope_type`` in ``llama-model.cpp`` there,
 and ``docs/gguf.md`` of ggml, section "LLM".
@@ -11,33 +12,55 @@ and ``docs/gguf.md`` of ggml, section "LLM".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import gemma
 from .metadata import lookup, refuse
 from .reader import GgufFile
+from .sizes import (
+    architecture_of,
+    check_layers,
+    compare_tensors,
+    key_of,
+    known_keys_only,
+    positive,
+    size,
+    vocab_size,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What one of them has besides a Llama's matrices: ``biases`` of parts of a layer, norms of heads.
+    """What one of them has besides a Llama's matrices.
 
-    ``neighbours``: rows of queries and keys lie so that neighbouring values of a head rotate.
+    ``biases`` of parts of a layer, ``head_norms``, and norms of what a sub-layer gives, ``branch_norms``.
+
+    ``neighbours``: rows of queries and keys lie so that neighbouring values of a head rotate. ``keys``: others that its
+    configuration is read from. ``whole_norms``: the file holds what its norms multiply by, where a family has one less.
     """
 
     neighbours: bool = False
     biases: tuple[str, ...] = ()
     head_norms: bool = False
+    branch_norms: bool = False
+    whole_norms: bool = False
+    keys: frozenset[str] = frozenset()
 
 
+GPT2 = "gpt2"
+"""Which is no Llama, see :mod:`.gpt2`."""
+_GEMMA = Architecture(branch_norms=True, whole_norms=True, keys=gemma.KEYS)
 ARCHITECTURES = {
     "llama": Architecture(neighbours=True),
     "smollm3": Architecture(neighbours=True),
     "qwen2": Architecture(biases=("attn_q", "attn_k", "attn_v")),
     "qwen3": Architecture(head_norms=True),
+    "gemma2": _GEMMA,
+    "gemma3": replace(_GEMMA, head_norms=True),
 }
 
 # Keys under the architecture's name that are read below, and those that change nothing that is computed.
@@ -51,8 +74,11 @@ _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 class LlamaParameters(TypedDict):
-    """The hyper-parameters of a Llama (Touvron et al. 2023) or a Qwen. ``rope_scale`` divides every position (1: no
-    scaling); ``rope_factors`` divide the frequencies one by one (Llama 3.1), ``None`` where there are none."""
+    """The hyper-parameters of a Llama (Touvron et al. 2023), a Qwen or a Gemma.
+
+    ``rope_scale`` divides every position (1: no scaling); ``rope_factors`` divide the frequencies one by one (Llama
+    3.1), ``None`` where there are none.
+    """
 
     architecture: str
     n_layers: int
@@ -77,32 +103,33 @@ def llama_parameters(file: GgufFile) -> LlamaParameters:
         CheckpointError: another architecture; a value is missing or contradicts another; a key is not understood and
             may change what is computed; a tensor is missing, unexpected or of another shape.
     """
-    architecture = lookup(file, "general.architecture", str)
+    architecture = architecture_of(file)
     if architecture not in ARCHITECTURES:
-        known = " or ".join(map(repr, ARCHITECTURES))
+        known = " or ".join(map(repr, (*ARCHITECTURES, GPT2)))
         refuse(file, f"is a checkpoint of architecture {architecture!r}, expected {known}")
-    _known_keys_only(file)
-    heads, width = _size(file, "attention.head_count"), _size(file, "embedding_length")
+    known_keys_only(file, _READ | ARCHITECTURES[architecture].keys, _WITHOUT_EFFECT)
+    heads, width = size(file, "attention.head_count"), size(file, "embedding_length")
     head_dim = _head_dim(file, width, heads)
     found = LlamaParameters(
         architecture=architecture,
-        n_layers=_size(file, "block_count"),
+        n_layers=size(file, "block_count"),
         d_model=width,
         n_heads=heads,
-        n_kv_heads=_size(file, "attention.head_count_kv", heads),
+        n_kv_heads=size(file, "attention.head_count_kv", heads),
         head_dim=head_dim,
-        d_ff=_size(file, "feed_forward_length"),
-        vocab_size=_vocab_size(file),
-        max_positions=_size(file, "context_length"),
-        norm_epsilon=_positive(file, "attention.layer_norm_rms_epsilon"),
-        rope_theta=_positive(file, "rope.freq_base", 10_000.0),
+        d_ff=size(file, "feed_forward_length"),
+        vocab_size=vocab_size(file),
+        max_positions=size(file, "context_length"),
+        norm_epsilon=positive(file, "attention.layer_norm_rms_epsilon"),
+        rope_theta=positive(file, "rope.freq_base", 10_000.0),
         rope_scale=_rope_scale(file),
         rope_factors=_rope_factors(file, head_dim),
         tied="output.weight" not in file.tensors,
     )
     if found["n_heads"] % found["n_kv_heads"]:
         refuse(file, f"n_heads ({found['n_heads']}) must be a multiple of n_kv_heads ({found['n_kv_heads']})")
-    _compare_tensors(file, found)
+    check_layers(file, found["n_layers"])
+    compare_tensors(file, tensor_shapes(found))
     return found
 
 
@@ -126,6 +153,8 @@ def tensor_shapes(parameters: LlamaParameters) -> dict[str, tuple[int, ...]]:
         }
         if kind.head_norms:
             of_layer |= {"attn_q_norm": (head_dim,), "attn_k_norm": (head_dim,)}
+        if kind.branch_norms:
+            of_layer |= {"post_attention_norm": (d_model,), "post_ffw_norm": (d_model,)}
         shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in of_layer.items()}
         shapes |= {f"blk.{layer}.{name}.bias": of_layer[name][:1] for name in kind.biases}
     shapes["output_norm.weight"] = (d_model,)
@@ -160,65 +189,26 @@ def _row_order(parameters: LlamaParameters, name: str) -> NDArray[np.intp] | sli
     return slice(None)
 
 
-def _known_keys_only(file: GgufFile) -> None:
-    prefix = _key(file, "")
-    own = {key.removeprefix(prefix) for key in file.metadata if key.startswith(prefix)}
-    unknown = sorted(own - _READ - _WITHOUT_EFFECT)
-    if unknown:
-        refuse(file, f"has {prefix[:-1]} keys {unknown}, which may change the mathematics; known: {sorted(_READ)}")
-
-
-def _key(file: GgufFile, key: str) -> str:
-    """A key under the architecture's name."""
-    return f"{lookup(file, 'general.architecture', str)}.{key}"
-
-
-def _size(file: GgufFile, key: str, default: int = 0) -> int:
-    """A size: present, or ``default`` where that is positive."""
-    key = _key(file, key)
-    value = lookup(file, key, int, default) if default else lookup(file, key, int)
-    if not 0 < value < 1 << 31:
-        refuse(file, f"metadata {key!r} is {value}, expected a size from 1 to {(1 << 31) - 1}")
-    return value
-
-
-def _positive(file: GgufFile, key: str, default: float = 0.0) -> float:
-    key = _key(file, key)
-    value = lookup(file, key, float, default) if default else lookup(file, key, float)
-    if not 0 < value < float("inf"):
-        refuse(file, f"metadata {key!r} is {value}, expected a positive number")
-    return value
-
-
 def _head_dim(file: GgufFile, d_model: int, n_heads: int) -> int:
     """Width of a head, which must be even and rotate as a whole."""
-    if _key(file, "attention.key_length") not in file.metadata and d_model % n_heads:
+    if key_of(file, "attention.key_length") not in file.metadata and d_model % n_heads:
         refuse(file, f"d_model ({d_model}) must be a multiple of n_heads ({n_heads})")
-    head_dim = _size(file, "attention.key_length", max(d_model // n_heads, 1))
+    head_dim = size(file, "attention.key_length", max(d_model // n_heads, 1))
     for key in ("attention.value_length", "rope.dimension_count"):
-        if _size(file, key, head_dim) != head_dim:
-            key = _key(file, key)
+        if size(file, key, head_dim) != head_dim:
+            key = key_of(file, key)
             refuse(file, f"metadata {key!r} is {file.metadata[key]}, expected head_dim, {head_dim}")
     if head_dim % 2:
         refuse(file, f"head_dim ({head_dim}) must be even: positions rotate pairs of values")
     return head_dim
 
 
-def _vocab_size(file: GgufFile) -> int:
-    """As many tokens as the embedding has rows; a number beside it must say the same."""
-    rows = file.info("token_embd.weight").shape[0]
-    if _size(file, "vocab_size", rows) != rows:
-        key = _key(file, "vocab_size")
-        refuse(file, f"metadata {key!r} is {file.metadata[key]}, the embedding has {rows}")
-    return rows
-
-
 def _rope_scale(file: GgufFile) -> float:
-    key = _key(file, "rope.scaling.type")
+    key = key_of(file, "rope.scaling.type")
     kind = lookup(file, key, str, "none")
     if kind not in ("none", "linear"):
         refuse(file, f"metadata {key!r} is {kind!r}, expected 'none' or 'linear'")
-    return _positive(file, "rope.scaling.factor", 1.0) if kind == "linear" else 1.0
+    return positive(file, "rope.scaling.factor", 1.0) if kind == "linear" else 1.0
 
 
 def _rope_factors(file: GgufFile, head_dim: int) -> list[float] | None:
@@ -231,20 +221,3 @@ def _rope_factors(file: GgufFile, head_dim: int) -> list[float] | None:
     if min(factors) <= 0:
         refuse(file, f"tensor {name!r} holds {min(factors)}, expected positive numbers")
     return factors
-
-
-def _compare_tensors(file: GgufFile, parameters: LlamaParameters) -> None:
-    """Every fault of the tensor table in one error."""
-    # Before a table of all layers is made: a count from outside may be a billion.
-    if parameters["n_layers"] > len(file.tensors):
-        refuse(
-            file, f"has {parameters['n_layers']} layers in {len(file.tensors)} tensors, expected several tensors each"
-        )
-    expected = tensor_shapes(parameters)
-    faults = [f"missing {name}" for name in expected.keys() - file.tensors.keys()]
-    faults += [f"unexpected {name}" for name in file.tensors.keys() - expected.keys()]
-    for name in expected.keys() & file.tensors.keys():
-        if file.tensors[name].shape != expected[name]:
-            faults.append(f"{name} has shape {file.tensors[name].shape}, expected {expected[name]}")
-    if faults:
-        refuse(file, "its tensors do not fit its metadata: " + "; ".join(sorted(faults)))

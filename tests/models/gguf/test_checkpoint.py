@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgewise.errors import CheckpointError, ConfigError, TokenizerError
-from edgewise.models.gguf.checkpoint import MAX_CONTEXT
+from edgewise.models.gguf.network import MAX_CONTEXT
 from edgewise.models.open import open_checkpoint
 from edgewise.runtime.tokenizer import Tokenizer
 
@@ -127,7 +127,7 @@ def test_licences(change: dict[str, Any], first_line: str, tmp_path: Path) -> No
         ({"tokenizer__ggml__add_eos_token": True}, ConfigError, r"puts \(\) before and \(2,\) after a text, expected"),
         ({"tokenizer": "tekken"}, TokenizerError, "pre-tokenizer 'tekken' is not converted, expected one of"),
         ({"general__license": 4}, CheckpointError, r"metadata 'general\.license' is 4, expected str"),
-        ({"general__architecture": "gemma2"}, CheckpointError, "of architecture 'gemma2', expected 'llama' or"),
+        ({"general__architecture": "gemma2"}, CheckpointError, "of architecture 'bert', expected 'llama' or"),
         ({"llama__attention__sliding_window": 8}, CheckpointError, r"has llama keys \['attention.sliding_window'\]"),
     ],
 )

@@ -52,8 +52,9 @@ def library_llama(path: Path, kind: str = "Llama", **fields: Any) -> Any:
 
     ``kind`` begins the names of its classes; ``fields`` of its configuration that it does not find in the file.
     """
-    config = getattr(transformers, f"{kind}Config")(**load_gguf_checkpoint(str(path))["config"], **fields)
-    model = getattr(transformers, f"{kind}ForCausalLM")._from_config(config, attn_implementation="eager")
+    config = getattr(transformers, f"{kind}Config")(**{**load_gguf_checkpoint(str(path))["config"], **fields})
+    architecture = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(kind, f"{kind}ForCausalLM")
+    model = getattr(transformers, architecture)._from_config(config, attn_implementation="eager")
     read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     left = model.load_state_dict(read, strict=False)
     assert not left.unexpected_keys
