@@ -127,7 +127,7 @@ def test_licences(change: dict[str, Any], first_line: str, tmp_path: Path) -> No
         ({"tokenizer__ggml__add_eos_token": True}, ConfigError, r"puts \(\) before and \(2,\) after a text, expected"),
         ({"tokenizer": "tekken"}, TokenizerError, "pre-tokenizer 'tekken' is not converted, expected one of"),
         ({"general__license": 4}, CheckpointError, r"metadata 'general\.license' is 4, expected str"),
-        ({"general__architecture": "gemma2"}, CheckpointError, "of architecture 'bert', expected 'llama' or"),
+        ({"general__architecture": "bert"}, CheckpointError, "of architecture 'bert', expected 'llama' or"),
         ({"llama__attention__sliding_window": 8}, CheckpointError, r"has llama keys \['attention.sliding_window'\]"),
     ],
 )
