@@ -24,6 +24,7 @@ from .m2m100 import M2M100
 from .marian import MARIAN
 from .mbart import MBART
 from .mistral import MISTRAL
+from .pegasus import PEGASUS
 from .qwen import QWEN2, QWEN3
 from .roberta import ROBERTA, XLM_ROBERTA
 from .smollm3 import SMOLLM3
@@ -35,7 +36,7 @@ __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
 _ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, T5_ENCODER, MT5_ENCODER)
 _DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
-_BOTH = (MARIAN, BART, MBART, M2M100, T5, MT5, WHISPER)
+_BOTH = (MARIAN, BART, MBART, M2M100, PEGASUS, T5, MT5, WHISPER)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, *_BOTH)
 
 

@@ -1,0 +1,44 @@
+"""Configurations of more families as transformers 4.57.1 writes them: run with that release, it prints the golden file.
+
+``pip install torch==2.13.0 transformers==4.57.1``, then
+``python make_more_configs.py > more_transformers_4_57_1.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import transformers  # noqa: TID251 makes what the tests compare with
+
+PEGASUS = {
+    "vocab_size": 170,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "activation_function": "relu",
+    "scale_embedding": True,
+}
+CASES = {"PegasusForConditionalGeneration": PEGASUS}
+
+
+def main() -> None:
+    """Print an object of configurations by case, one a line."""
+    rows = []
+    for case, fields in CASES.items():
+        kind = getattr(transformers, case.partition(",")[0])
+        with tempfile.TemporaryDirectory() as folder:
+            kind(kind.config_class(**fields)).save_pretrained(folder)
+            config = json.loads((Path(folder) / "config.json").read_text())
+        rows.append(f' "{case}": {json.dumps(config)}')
+    print("{\n" + ",\n".join(rows) + "\n}")
+
+
+if __name__ == "__main__":
+    main()
