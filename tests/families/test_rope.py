@@ -147,6 +147,23 @@ def test_longrope_in_a_bundle_ends_with_the_original_context(folder: Callable[[s
                 session.generate("a b c d e f g h i j k l m n o p q r s t u v w x y z")
 
 
+def test_longrope_verifies_in_integers(tmp_path: Path) -> None:
+    rope = {**KINDS["longrope, attention"], "rope_theta": 500.0}
+    folder = llama_folder(tmp_path / "tiny", starts=False, std=0.15, rope_parameters=rope)  # as int8 is meant for
+    export_few(folder, tmp_path / "b", precisions=("fp32", "int8"))
+    texts = ["The man rides", "schön und 👧", "3+4=7"]
+    for target in ("cpu", "openvino"):
+        scores = []
+        for precision in ("fp32", "int8"):
+            with edgewise.load(tmp_path / "b", target, precision, threads=1) as session:
+                report = session.verify()
+                assert report.ok, report.summary()
+                scores.append([session.score(text).token_log_probs for text in texts])
+        for whole, rounded in zip(*scores, strict=True):
+            assert rounded == pytest.approx(whole, abs=0.2)
+            assert rounded != whole  # they are integers at all
+
+
 def test_engines_give_the_librarys_logits_and_tokens(
     folder: Callable[[str], Path], tmp_path: Path, assert_close: Compare
 ) -> None:

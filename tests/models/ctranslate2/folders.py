@@ -66,9 +66,9 @@ def translator_folder(folder: Path, *, seed: int = 0, quantization: str | None =
     """An encoder-decoder: ``pre_norm``, ``activation``, ``no_final_norm``, ``scaled``, ``untied``.
 
     ``source_bos`` and ``source_eos`` say what CTranslate2 adds, ``template`` what the tokenizer does; ``sources`` are
-    the tokens of a vocabulary of their own, ``own_embedding`` is one without.
+    the tokens of a vocabulary of their own, ``own_embedding`` is one without; ``std`` is that of weights.
     """
-    fill, words = Filler(seed), vocabulary()
+    fill, words = Filler(seed, case.get("std", 0.25)), vocabulary()
     arguments = {
         "pre_norm": case.get("pre_norm", False),
         "no_final_norm": case.get("no_final_norm", False),

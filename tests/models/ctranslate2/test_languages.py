@@ -65,6 +65,20 @@ def test_translations_are_those_of_the_library(name: str, tmp_path: Path) -> Non
     assert len(set(given)) > len(TEXTS)  # the languages are read
 
 
+@pytest.mark.slow
+def test_integers_verify_in_every_language(tmp_path: Path) -> None:
+    export_few(folder_of(tmp_path / "m", std=0.12), tmp_path / "b", precisions=("int8",))  # as int8 is meant for
+    first, second = CODES["NllbTokenizer"]
+    for target in ("cpu", "openvino"):
+        with edgewise.load(tmp_path / "b", target, "int8", 1) as session:
+            report = session.verify()
+            asked = {(c.source_language, c.target_language) for c in session.bundle.cases().cases}
+            results = session.translate(TEXTS * 2, source=first, target=[first] * 3 + [second] * 3, max_new_tokens=12)
+        assert report.ok, report.table()
+        assert {target for _, target in asked} == {first, second}
+        assert [r.tokens for r in results[:3]] != [r.tokens for r in results[3:]]
+
+
 def test_the_language_that_a_template_puts_is_none_of_the_network(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", settings={"src_lang": "eng_Latn"})
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
