@@ -28,7 +28,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative"]
 Head = Literal["vocabulary", "classes", "embedding", "tags", "span"]
 Pooling = Literal["mean", "first"]
-Pooler = Literal["tanh", "relu"]
+Pooler = Literal["tanh", "relu", "gelu"]
 ClassScores = Literal["softmax", "sigmoid", "identity"]
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 _OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
@@ -165,6 +165,8 @@ class ModelConfig:
     ``token_types``       rows of a segment embedding (Devlin et al. 2019, section 3); a text is segment 0, so row 0 is
                           added to every token; 0: no such embedding
     ``embedding_norm``    a LayerNorm on the embeddings, with the encoder's epsilon
+    ``embedding_width``   of an encoder alone whose embeddings have another width, which a linear layer after their norm
+                          makes ``d_model`` (Lan et al. 2020, section 3.1); ``head_transform`` leads back to it
     ``decoder_embeddings`` the decoder has learned positions and an embedding norm of its own (Lewis et al. 2020, BART)
     ``source_vocab_size`` rows of an embedding of the encoder's own, beside a decoder; ``None``: both read one embedding
     ``source_end_id``     with it, what ends a source, and what pads it; ``None``: ``end_id`` and ``pad_id``
@@ -212,6 +214,7 @@ class ModelConfig:
     scale_embeddings: bool = True
     token_types: int = 0
     embedding_norm: bool = False
+    embedding_width: int | None = None
     decoder_embeddings: bool = False
     source_vocab_size: int | None = None
     source_end_id: int | None = None
@@ -336,6 +339,11 @@ class ModelConfig:
         require(self.token_types >= 0, f"token_types ({self.token_types}) must not be negative")
         if self.token_types:
             check_size(self, "token_types", MOST_ROWS)
+        if self.embedding_width is not None:
+            check_size(self, "embedding_width", MOST_WIDTH)
+            leads_back = self.head != "vocabulary" or self.head_transform is not None
+            alone = self.architecture == "encoder" and leads_back
+            require(alone, "embedding_width is for an encoder alone, and its vocabulary needs a head_transform")
         require(
             self.encoder is not None or not (self.token_types or self.embedding_norm),
             "token_types and embedding_norm belong to a model with an encoder",

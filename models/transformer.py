@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import ModelConfig, StackConfig
+from .config import ModelConfig, Pooler, StackConfig
 from .dropout import Dropout
 from .front import ConvolutionalFront
 from .layers import (
@@ -27,6 +28,8 @@ from .layers import (
 )
 from .position_config import RelativeConfig
 from .relative import NEVER, RelativeBias
+
+_POOLERS: dict[Pooler, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
 
 
 class EncoderLayer(nn.Module):
@@ -119,7 +122,8 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        embedded = config.embedding_width or config.d_model
+        self.embedding = nn.Embedding(config.vocab_size, embedded)
         self.source_embedding = (
             None if config.source_vocab_size is None else nn.Embedding(config.source_vocab_size, config.d_model)
         )
@@ -127,10 +131,11 @@ class Transformer(nn.Module):
         self.embedding_dropout = Dropout(dropout)
         self._add_positions()
         enc, dec = config.encoder, config.decoder
-        self.token_types = nn.Embedding(config.token_types, config.d_model) if config.token_types else None
+        self.token_types = nn.Embedding(config.token_types, embedded) if config.token_types else None
         self.embedding_norm = (
-            nn.LayerNorm(config.d_model, eps=enc.norm_epsilon) if enc is not None and config.embedding_norm else None
+            nn.LayerNorm(embedded, eps=enc.norm_epsilon) if enc is not None and config.embedding_norm else None
         )
+        self.embedding_projection = nn.Linear(embedded, config.d_model) if config.embedding_width else None
         own = config.decoder_embeddings
         self.decoder_positions = (
             nn.Parameter(self.positions.detach().clone()) if own and self.positions is not None else None
@@ -161,8 +166,9 @@ class Transformer(nn.Module):
         self.transform = self.transform_norm = None
         if config.head_transform:
             assert config.encoder is not None
-            self.transform = nn.Linear(config.d_model, config.d_model)
-            self.transform_norm = nn.LayerNorm(config.d_model, eps=config.encoder.norm_epsilon)
+            embedded = config.embedding_width or config.d_model
+            self.transform = nn.Linear(config.d_model, embedded)
+            self.transform_norm = nn.LayerNorm(embedded, eps=config.encoder.norm_epsilon)
         words = config.head == "vocabulary"
         untied, biased = words and not config.tied, words and config.output_bias
         self.vocabulary = nn.Linear(config.d_model, config.vocab_size, bias=False) if untied else None
@@ -171,12 +177,13 @@ class Transformer(nn.Module):
     def _add_positions(self) -> None:
         """A table ``(max_positions, D)`` to add to the embeddings, rotations inside the attentions, or neither."""
         config = self.config
+        width = config.embedding_width or config.d_model
         self.rotary = self.window_rotary = None
         if config.positions == "learned":
-            self.positions = nn.Parameter(torch.empty(config.max_positions, config.d_model).normal_(std=0.02))
+            self.positions = nn.Parameter(torch.empty(config.max_positions, width).normal_(std=0.02))
         elif config.positions in ("sinusoidal", "sinusoidal_halves"):
             halves = config.positions == "sinusoidal_halves"
-            table = sinusoidal_positions(config.max_positions, config.d_model, halves)
+            table = sinusoidal_positions(config.max_positions, width, halves)
             self.register_buffer("positions", table, persistent=False)
         else:
             self.positions = None
@@ -219,7 +226,8 @@ class Transformer(nn.Module):
         norm = self.decoder_embedding_norm if own else self.embedding_norm
         if norm is not None:
             x = norm(x)
-        return self.embedding_dropout(x)  # type: ignore[no-any-return]
+        x = self.embedding_dropout(x)
+        return x if self.embedding_projection is None else self.embedding_projection(x)
 
     def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Hidden states ``(B, S, D)`` of ``ids (B, S)``; boolean ``mask (B, S)`` is false for padding.
@@ -316,7 +324,7 @@ class Transformer(nn.Module):
         assert self.classifier is not None
         pooled = self.pooled(hidden, mask)
         if self.pooler is not None:
-            pooled = self.pooler(pooled).tanh() if self.config.pooler == "tanh" else self.pooler(pooled).relu()
+            pooled = _POOLERS[self.config.pooler or "tanh"](self.pooler(pooled))
         return self.classifier(pooled)  # type: ignore[no-any-return]
 
     def tag(self, hidden: Tensor) -> Tensor:

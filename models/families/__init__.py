@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from .bart import BART
 from .bert import BERT
 from .distilbert import DISTILBERT
+from .electra import ELECTRA
 from .family import ACTIVATIONS, Facts, Family, Fields
 from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
@@ -34,7 +35,7 @@ from .whisper import WHISPER
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, T5_ENCODER, MT5_ENCODER)
+_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, T5_ENCODER, MT5_ENCODER)
 _DECODERS = (LLAMA, GPT2, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
 _BOTH = (MARIAN, BART, MBART, M2M100, PEGASUS, T5, MT5, WHISPER)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, *_BOTH)

@@ -237,7 +237,8 @@ class ModelSpec:
 
 _OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
 REFERENCE_ONLY = frozenset(
-    {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "decoder_embeddings"}  # of a ModelConfig
+    {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "embedding_width"}  # of a ModelConfig
+    | {"decoder_embeddings"}
     | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform", "window_rope", "logit_cap", "speech"}
     | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
     | {"attention_output_bias", "window", "windowed_layers", "query_key_norm", "unturned_layers", "attention_cap"}

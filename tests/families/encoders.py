@@ -55,6 +55,12 @@ def bert_head(folder: Path, head: str, seed: int = 0, **fields: Any) -> Path:
     return encoder_folder(folder, f"Bert{head}", BERT | fields, wordpiece(), "[MASK]", seed)
 
 
+def electra_head(folder: Path, head: str, seed: int = 0, **fields: Any) -> Path:
+    """A folder of ``ElectraFor...``."""
+    own = {"embedding_size": 24}
+    return encoder_folder(folder, f"Electra{head}", BERT | own | fields, wordpiece(), "[MASK]", seed)
+
+
 DISTILBERT: Fields = {
     "vocab_size": len(PIECES) + 3,
     "dim": 32,

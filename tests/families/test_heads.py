@@ -22,6 +22,7 @@ from .encoders import (
     TAGS,
     bert_head,
     distilbert_head,
+    electra_head,
     library,
     random_batch,
     roberta_head,
@@ -66,6 +67,10 @@ CASES = {
         distilbert_head, "DistilBert", "ForTokenClassification", {**TAGS, "sinusoidal_pos_embds": True}, segments=0
     ),
     "distilbert span": Case(distilbert_head, "DistilBert", "ForQuestionAnswering", {"n_layers": 3}, segments=0),
+    "electra words": Case(electra_head, "Electra", "ForMaskedLM", {"hidden_act": "relu", "layer_norm_eps": 0.2}),
+    "electra classes": Case(electra_head, "Electra", "ForSequenceClassification", {**CLASSES, "type_vocab_size": 3}),
+    "electra tags": Case(electra_head, "Electra", "ForTokenClassification", {**TAGS, "embedding_size": 32}),
+    "electra span": Case(electra_head, "Electra", "ForQuestionAnswering", {"embedding_size": 48}),
     "roberta words": Case(roberta_head, "Roberta", "ForMaskedLM", {"hidden_act": "relu"}, pad=1, segments=1),
     "roberta classes": Case(
         roberta_head, "Roberta", "ForSequenceClassification", {**CLASSES, "layer_norm_eps": 0.1}, pad=1, segments=1
@@ -157,6 +162,9 @@ def test_engines_give_the_librarys_states_and_logits(
         ("bert span", {"head": "span", "pair_between": (3,), "second_segment": 1}),
         ("distilbert classes", {"pooler": "relu", "pair_between": (3,), "second_segment": 0, "token_types": 0}),
         ("distilbert words", {"mask_id": 4, "head_transform": "relu"}),
+        ("electra words", {"mask_id": 4, "head_transform": "gelu", "embedding_width": 24}),
+        ("electra classes", {"pooler": "gelu", "second_segment": 1, "token_types": 3}),
+        ("electra tags", {"head": "tags", "embedding_width": None}),
         ("roberta words", {"head_transform": "gelu", "max_positions": 40, "start_id": 0, "end_id": 2, "pad_id": 1}),
         ("roberta span", {"pair_between": (2, 2), "second_segment": 0, "token_types": 2}),
         ("roberta tags", {"max_positions": 39, "pad_id": 2}),

@@ -25,7 +25,24 @@ PEGASUS = {
     "activation_function": "relu",
     "scale_embedding": True,
 }
-CASES = {"PegasusForConditionalGeneration": PEGASUS}
+NAMES = ["bad", "so so", "good"]
+CLASSES = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
+ELECTRA = {
+    "vocab_size": 35,
+    "embedding_size": 24,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
+CASES = {
+    "PegasusForConditionalGeneration": PEGASUS,
+    "ElectraForMaskedLM": ELECTRA,
+    "ElectraForSequenceClassification": {**ELECTRA, **CLASSES},
+    "ElectraForTokenClassification": {**ELECTRA, **CLASSES},
+    "ElectraForQuestionAnswering": ELECTRA,
+}
 
 
 def main() -> None:
