@@ -136,13 +136,9 @@ def variants_made(targets: Sequence[str], precisions: Sequence[str]) -> list[tup
 
 
 def task_of(config: ModelConfig) -> Task:
-    """What a network of this shape is for.
-
-    Raises:
-        ConfigError: no bundle holds such a network yet.
-    """
+    """What a network of this shape is for."""
     if config.speech is not None:
-        raise ConfigError("a network that hears speech is read, and no bundle holds one yet: choose another checkpoint")
+        return "transcribe"
     if config.architecture == "encoder-decoder":
         return "translate"
     if config.architecture == "decoder":

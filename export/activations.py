@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..models import decode
 from ..models.transformer import Transformer
 from ..runtime.bundle.cases import Case
-from .languages import prompt_of
+from .sources import prompt_of, source_of
 
 MOST_ROWS = 256
 """Rows kept of a matrix: those of the first cases, their first tokens included, where outliers are."""
@@ -27,7 +27,7 @@ Inputs = dict[str, NDArray[np.float32]]
 def record_inputs(model: Transformer, cases: Sequence[Case]) -> Inputs:
     """At most ``MOST_ROWS`` rows that each matrix of ``model`` reads, teacher-forced over the ``cases``."""
     rows: dict[str, list[Tensor]] = {}
-    with _listening(model, lambda name, x: rows.setdefault(name, []).append(x.reshape(-1, x.shape[-1]))):
+    with _listening(model, lambda name, x: rows.setdefault(name, []).append(x.reshape(-1, x.shape[-1])[:MOST_ROWS])):
         for case in cases:
             _answer(model, case)
             if all(sum(map(len, found)) >= MOST_ROWS for found in rows.values()):
@@ -60,16 +60,16 @@ def _listening(model: Transformer, heard: Callable[[str, Tensor], None]) -> Iter
 
 
 def _answer(model: Transformer, case: Case) -> None:
-    ids = torch.tensor([case.input_ids])
-    mask = torch.ones_like(ids, dtype=torch.bool)
     if model.decoder is None:
+        ids = torch.tensor([case.input_ids])
+        mask = torch.ones_like(ids, dtype=torch.bool)
         hidden = model.encode(ids, mask)
         if model.config.head == "classes":
             model.classify(hidden, mask)
         elif model.config.head == "vocabulary":
             model.logits(hidden)
         return
-    prompt, memory = prompt_of(model.config, case), decode.remember(model, [case.input_ids])
+    prompt, memory = prompt_of(model.config, case), decode.remember(model, [source_of(model.config, case)])
     fed = torch.tensor([[*prompt, *(case.greedy.tokens[:-1] if case.greedy else ())]])
     positions, everything = torch.arange(fed.shape[1])[None], torch.ones_like(fed, dtype=torch.bool)
     model.logits(model.decode(fed, positions, everything, None, memory.cross, memory.mask)[0])

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what a case is made of, whatever computed it, is known with
 
     from ..models.checkpoint import Checkpoint
     from ..models.config import ModelConfig
+    from ..models.heard import Source
 
 BEAM_SIZE = 5
 LENGTH_PENALTY = 0.6
@@ -70,7 +71,7 @@ def record_cases(
     """
     import torch
 
-    recorder = TorchRecorder(checkpoint, codec, max_context, source_codec)
+    recorder = _recorder_of(task)(checkpoint, codec, max_context, source_codec)
     with one_thread():
         cases = recorder.record(task, progress)
     return ReferenceCases(
@@ -81,6 +82,14 @@ def record_cases(
         logit_ids=recorder.logit_ids,
         cases=cases,
     )
+
+
+def _recorder_of(task: Task) -> type[TorchRecorder]:
+    if task != "transcribe":
+        return TorchRecorder
+    from .speech_cases import SpeechRecorder
+
+    return SpeechRecorder
 
 
 @contextmanager
@@ -358,14 +367,18 @@ class TorchRecorder(Recorder):
 
     def searched(self, spec: ModelSpec, input_ids: tuple[int, ...], limit: int) -> tuple[Decoded, Decoded]:
         """See :class:`Recorder`."""
+        with directed(self.model, spec):
+            return self.search(input_ids, limit)
+
+    def search(self, source: Source, limit: int) -> tuple[Decoded, Decoded]:
+        """Both searches from what the network is asked as it stands."""
         from ..models import cached, decode
 
-        with directed(self.model, spec):
-            if self.cached:
-                greedy = cached.greedy(self.model, input_ids, limit)
-                return greedy, cached.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)
-            greedy = decode.greedy(self.model, input_ids, limit)
-            return greedy, decode.beam(self.model, input_ids, BEAM_SIZE, LENGTH_PENALTY, limit)[0]
+        if self.cached:
+            greedy = cached.greedy(self.model, source, limit)
+            return greedy, cached.beam(self.model, source, BEAM_SIZE, LENGTH_PENALTY, limit)
+        greedy = decode.greedy(self.model, source, limit)
+        return greedy, decode.beam(self.model, source, BEAM_SIZE, LENGTH_PENALTY, limit)[0]
 
     def vocabulary_logits(self, input_ids: tuple[int, ...], place: int) -> Logits:
         """See :class:`Recorder`."""

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..models.config import ModelConfig
-from ..runtime.bundle.cases import Case
 from ..runtime.bundle.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -46,8 +44,3 @@ def directed(model: Transformer, spec: ModelSpec) -> Iterator[None]:
         yield
     finally:
         model.config = config
-
-
-def prompt_of(config: ModelConfig, case: Case) -> tuple[int, ...]:
-    """What a decoder reads of a case before the first token of a result."""
-    return case.prompt(ModelSpec.from_json(config.to_json()))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..models import decode
 from ..models.checkpoint import Checkpoint
 from ..models.transformer import Transformer
 from ..runtime.bundle.cases import Case, ReferenceCases
@@ -27,8 +28,8 @@ from ..runtime.bundle.quantized import (
     rounded,
 )
 from .cases import one_thread, segments_of
-from .languages import prompt_of
 from .quantized import QuantizedLinear, QuantizedTransformer, Scaling, UnsignedLinear, quantized_network
+from .sources import prompt_of, source_of
 
 COPIES = 8
 DISTURBANCE = 1e-7  # standard deviation, relative: float32 carries 24 bits, 6e-8
@@ -114,10 +115,10 @@ def _spread(indices: Sequence[int]) -> list[int]:
 @torch.inference_mode()
 def _digests(network: Transformer, case: Case, rows: int) -> Digests:
     """Teacher-forced, ``rows`` times the same."""
+    if case.greedy:
+        return _decoded(network, case, rows)
     ids = torch.tensor([case.input_ids]).expand(rows, -1)
     mask = torch.ones_like(ids, dtype=torch.bool)
-    if case.greedy:
-        return _decoded(network, case, ids, mask)
     segments = segments_of(network.config, ids, case.second_from)
     hidden = network.encode(ids, mask, segments)
     if case.token_scores:
@@ -131,15 +132,14 @@ def _digests(network: Transformer, case: Case, rows: int) -> Digests:
     return _digested(logits, [m.scores.top_ids[0] for m in masks])
 
 
-def _decoded(network: Transformer, case: Case, ids: Tensor, mask: Tensor) -> Digests:
+def _decoded(network: Transformer, case: Case, rows: int) -> Digests:
     assert case.greedy is not None
-    config = network.config
-    prompt = prompt_of(config, case)
-    fed = torch.tensor([(*prompt, *case.greedy.tokens[:-1])]).expand(len(ids), -1)
-    cross = network.cross_key_value(network.encode(ids, mask)) if config.encoder else None
+    prompt = prompt_of(network.config, case)
+    fed = torch.tensor([(*prompt, *case.greedy.tokens[:-1])]).expand(rows, -1)
+    memory = decode.remember(network, [source_of(network.config, case)] * rows)
     positions = torch.arange(fed.shape[1]).expand_as(fed)
     all_keys = torch.ones_like(fed, dtype=torch.bool)
-    hidden, _ = network.decode(fed, positions, all_keys, None, cross, mask if cross else None)
+    hidden, _ = network.decode(fed, positions, all_keys, None, memory.cross, memory.mask)
     return _digested(network.logits(hidden[:, len(prompt) - 1 :]), case.greedy.tokens)
 
 

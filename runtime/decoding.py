@@ -41,7 +41,7 @@ class Request:
 
     ``text_of`` is needed where the options have stop strings, ``grammar`` where they have one; ``name`` begins
     messages. ``model``: what the bundle's is for the languages that were chosen. ``silent``: end tokens that have no
-    text, whatever the tokenizer says.
+    text, whatever the tokenizer says. ``rules`` come after those of the options and the grammar.
     """
 
     source: Prepared
@@ -52,19 +52,26 @@ class Request:
     grammar: Rule | None = None
     name: str = "text 0"
     silent: tuple[int, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
 
 def start_search(
-    engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions, tally: Tally | None = None
+    engine: Engine,
+    model: ModelSpec,
+    batch: Sequence[Request],
+    options: DecodingOptions,
+    tally: Tally | None = None,
+    memory: Memory = None,
 ) -> Search:
     """A search over ``batch``, nothing computed but the source. Prompts of a decoder-only model are equally long.
 
-    With ``options.speculate`` a batch is one text, and ``tally`` counts what it brings.
+    With ``options.speculate`` a batch is one text, and ``tally`` counts what it brings. ``memory``: what the engine
+    keeps of the sources, where they have been encoded; of speech it is needed.
     """
-    if not options.plain or any(request.prefix for request in batch):
-        return start_requests(engine, model, batch, options, tally)[0]
+    if not options.plain or any(request.prefix or request.rules for request in batch):
+        return start_requests(engine, model, batch, options, tally, memory)[0]
     beams = options.beam_size
-    memory, prompts = _read(engine, model, batch)
+    memory, prompts = _read(engine, model, batch, memory)
     run = _start(engine, model, memory, prompts, batch, options, candidates_needed(beams), tally)
     return search(
         run,
@@ -80,10 +87,15 @@ def start_search(
 
 
 def start_requests(
-    engine: Engine, model: ModelSpec, batch: Sequence[Request], options: DecodingOptions, tally: Tally | None = None
+    engine: Engine,
+    model: ModelSpec,
+    batch: Sequence[Request],
+    options: DecodingOptions,
+    tally: Tally | None = None,
+    memory: Memory = None,
 ) -> tuple[Search, list[RequestSearch]]:
     """As :func:`start_search`, whatever the options; and the state of every text's search."""
-    memory, prompts = _read(engine, model, batch)
+    memory, prompts = _read(engine, model, batch, memory)
     requests = [request_search(engine, model, memory, i, request, options) for i, request in enumerate(batch)]
     width = max(request.task.width for request in requests)
     run = _start(engine, model, memory, prompts, batch, options, width, tally)
@@ -105,6 +117,7 @@ def request_search(
         soft_prefix=request.prefix if soft else (),
         text_of=request.text_of,
         grammar=request.grammar,
+        more_rules=request.rules,
         attention=attention_from(engine, prompt, memory, place, source_tokens) if options.coverage_penalty else None,
         name=request.name,
     )
@@ -116,11 +129,12 @@ def prompt_of(model: ModelSpec, request: Request) -> tuple[int, ...]:
     return (request.source.prompt or model.decoder_prompt) if model.encoder else request.source.ids
 
 
-def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request]) -> tuple[Memory, Ids]:
+def _read(engine: Engine, model: ModelSpec, batch: Sequence[Request], memory: Memory) -> tuple[Memory, Ids]:
     """What the engine keeps of the sources of ``batch``, and the prompts ``(B, T)`` that its decoder is to read."""
     sources = [request.source.ids for request in batch]
     if model.encoder:
-        memory = engine.encode_source(*right_pad(sources, model.pad_source))
+        if memory is None:
+            memory = engine.encode_source(*right_pad(sources, model.pad_source))
         return memory, np.array([prompt_of(model, request) for request in batch], dtype=np.int64)
     return None, np.array(sources, dtype=np.int64)
 

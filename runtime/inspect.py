@@ -13,6 +13,7 @@ from .bundle.languages import LanguageSpec
 from .bundle.manifest import Variant
 from .bundle.model_spec import StackSpec
 from .bundle.schema import LATER
+from .bundle.speech import FRAME_SECONDS, SpeechSpec
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -96,6 +97,8 @@ def _model(bundle: Bundle) -> Iterator[str]:
     if chat := bundle.manifest.chat:
         ends = f", an answer ends at token {', '.join(map(str, chat.end_ids))} too" if chat.end_ids else ""
         yield f"  chat template: {CHAT_TEMPLATE_FILE}{ends}"
+    if model.speech:
+        yield from _speech(model.speech)
     if model.languages:
         yield from _languages(model.languages)
     if bundle.manifest.alignment_layer is not None:
@@ -103,7 +106,7 @@ def _model(bundle: Bundle) -> Iterator[str]:
     if generation and generation.end_ids:
         yield f"  a text ends at token {model.end_id}, and at {', '.join(map(str, generation.end_ids))}"
     if generation:
-        most = generation.max_new_tokens or "source + 50"
+        most = generation.max_new_tokens or ("half the context of" if model.speech else "source + 50")
         yield (
             f"  decoding by default: beam {generation.beam_size}, length penalty {generation.length_penalty:g}, "
             f"at most {most} tokens"
@@ -128,6 +131,14 @@ def _recommended(generation: Generation) -> Iterator[str]:
         values = dataclasses.asdict(generation.sampling)
         drawn = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
         yield f"  recommended sampling: {drawn}"
+
+
+def _speech(speech: SpeechSpec) -> Iterator[str]:
+    """What is heard at once, and in which languages."""
+    seconds = speech.frames * FRAME_SECONDS
+    yield f"  hears windows of {speech.frames} frames ({seconds:g} s) of {speech.bands} log-mel features"
+    if speech.languages:
+        yield f"  {len(speech.languages)} languages: {', '.join(speech.languages)}"
 
 
 def _languages(languages: LanguageSpec) -> Iterator[str]:

@@ -49,6 +49,8 @@ class Task:
     """Needed where ``options`` have stop strings."""
     grammar: Rule | None = None
     """Needed where ``options`` have a grammar: its rule for this text alone."""
+    more_rules: tuple[Rule, ...] = ()
+    """Those of this text alone that come after all others."""
     attention: AttentionOf | None = None
     """Needed where ``options`` have a coverage penalty."""
     name: str = "text 0"
@@ -63,7 +65,7 @@ class Task:
     def rules(self) -> tuple[Rule, ...]:
         """What changes logits, in order."""
         rules = rules_for(self.options, self.end_id)
-        return rules if self.grammar is None else (*rules, self.grammar)
+        return (*rules, *(() if self.grammar is None else (self.grammar,)), *self.more_rules)
 
     @cached_property
     def reads_logits(self) -> bool:

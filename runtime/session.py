@@ -64,6 +64,7 @@ _FOR_TASK = {
     "tag": "tag or encode",
     "answer": "answer or encode",
     "embed": "embed, similarity or encode",
+    "transcribe": "verify",
 }
 
 

@@ -20,6 +20,8 @@ import numpy as np
 
 from ..errors import EdgewiseError
 from .bundle.cases import TOP_CANDIDATES, Case, Masked, ReferenceCases
+from .bundle.model_spec import ModelSpec
+from .case_sources import memory_of
 from .compare import Comparison, greedy_margin
 from .decoding import Request, capacity, start_search
 from .encoders import masked_tokens
@@ -41,6 +43,8 @@ Progress = Callable[[int, int], None]
 """Told how many of how many cases are done."""
 
 BATCH = 8
+WINDOWS = 2
+"""Of speech: a window of the smallest Whisper takes as much as a text of 1500 tokens, some 0.2 GB."""
 _MAX_LOGITS = 1 << 26  # of one batch: 256 MiB
 
 
@@ -58,7 +62,7 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
     own = OwnIntegersReplay(quantized, rounds) if quantized else None
     tolerance = tolerance_of(precision, session.manifest.model)
     replay = _Replay(session, cases, own, tolerance)
-    for batch in _batches(cases.cases, session.manifest.model.vocab_size):
+    for batch in _batches(cases.cases, session.manifest.model):
         replay.together(batch)
     for done, case in enumerate(cases.cases, start=1):
         replay.alone(case)
@@ -80,12 +84,13 @@ def verify(session: Session, progress: Progress | None = None) -> VerificationRe
     )
 
 
-def _batches(cases: Sequence[Case], vocab_size: int) -> Iterator[list[Case]]:
+def _batches(cases: Sequence[Case], model: ModelSpec) -> Iterator[list[Case]]:
     """Cases of any lengths together, as long as their logits stay within ``_MAX_LOGITS``."""
+    most = WINDOWS if model.speech else BATCH
     batch: list[Case] = []
     for case in cases:
         longest = max(_length(c) for c in [*batch, case])
-        if batch and (len(batch) == BATCH or (len(batch) + 1) * longest * vocab_size > _MAX_LOGITS):
+        if batch and (len(batch) == most or (len(batch) + 1) * longest * model.vocab_size > _MAX_LOGITS):
             yield batch
             batch = []
         batch.append(case)
@@ -162,9 +167,7 @@ class _Replay:
         return self.model.prompt(ids) if manifest.task == "generate" else case.directed(self.model).source(ids)
 
     def _memory(self, cases: Sequence[Case]) -> Memory:
-        if self.model.encoder is None:
-            return None
-        return self.engine.encode_source(*right_pad([case.input_ids for case in cases], self.model.pad_source))
+        return memory_of(self.engine, self.model, cases)
 
     def _one_pass(self, batch: list[Case]) -> None:
         """Teacher-forced over whole sequences, padded."""
@@ -212,7 +215,8 @@ class _Replay:
         source = Prepared(ids=case.input_ids, prompt=case.prompt(self.model))
         request = Request(source=source, limit=case.max_new_tokens)
         options = DecodingOptions(beam_size=beam_size, length_penalty=length_penalty)
-        return finish(start_search(self.engine, self.model, [request], options))[0][0]
+        memory = self._memory([case]) if self.model.speech else None
+        return finish(start_search(self.engine, self.model, [request], options, memory=memory))[0][0]
 
     def _encoded(self, batch: list[Case], where: str) -> None:
         """Scores or vectors of an encoder-only model."""

@@ -18,9 +18,9 @@ from .bundle import signature as names
 from .bundle.cases import TOP_CANDIDATES, Case, log_sum_exp
 from .bundle.manifest import Variant
 from .bundle.model_spec import ModelSpec
+from .case_sources import memory_of
 from .decoding import capacity
 from .engine import Candidates, DecoderRun, Engine, Floats, Ids, Memory, places_kept
-from .inputs import right_pad
 from .tolerances import STEADY_SHARE, STEADY_STEP, Tolerance
 from .verification import GraphReport
 
@@ -104,9 +104,7 @@ class _Sentence:
 
     def memory(self) -> Memory:
         """Its source, encoded alone."""
-        if self.model.encoder is None:
-            return None
-        return self.engine.encode_source(*right_pad([self.case.input_ids], self.model.pad_source))
+        return memory_of(self.engine, self.model, [self.case])
 
     def plain(self) -> _Plain:
         """A plain run of it."""

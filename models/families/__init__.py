@@ -54,8 +54,7 @@ def family_of(config: Mapping[str, Any], where: str, others: Sequence[Family] = 
     for family in families:
         if isinstance(named, list) and len(named) == 1 and named[0] in family.architectures:
             return family
-    exported = [family for family in families if family is not WHISPER]  # no bundle holds a network that hears yet
-    known = ", ".join(name for family in exported for name in family.architectures)
+    known = ", ".join(name for family in families for name in family.architectures)
     raise ConfigError(
         f"{where}: architectures is {named!r}, expected one of {known}. Another one becomes known by a table in a file "
         "of your own: edgewise export --family FILE, see docs/families.md; or optimum makes graphs of it: edgewise "

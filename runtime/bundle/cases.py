@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BundleFormatError
+from .heard import HeardSpec
 from .manifest import Task, write_atomic
 from .model_spec import ModelSpec
 from .schema import LATER, Between, Length, Text, dump_json, from_json, load_json, parse_json, raise_faults, to_json
@@ -153,7 +154,8 @@ class Case:
     ``input_ids`` are what the network was given, special tokens included: a source with its end token, a prompt with
     its start token. ``text`` is ``None`` where no text gives these ids; ``pair`` is the second text of a pair, whose
     segment begins at ``second_from`` of the ids. ``max_new_tokens`` bounded both searches. ``source_language``,
-    ``target_language``: those of the text and of its translation where the model takes them from a request.
+    ``target_language``: those of the text and of its translation where the model takes them from a request. ``heard``:
+    the features that a model of speech was given, beside a prompt as ``input_ids``.
     """
 
     name: Annotated[str, Text(64, r"[a-z0-9][a-z0-9-]*")]
@@ -170,6 +172,7 @@ class Case:
     second_from: Annotated[int, Between(0, 65_535)] | None = field(default=None, metadata=LATER)
     source_language: Annotated[str, Text(64)] | None = field(default=None, metadata=LATER)
     target_language: Annotated[str, Text(64)] | None = field(default=None, metadata=LATER)
+    heard: HeardSpec | None = field(default=None, metadata=LATER)
 
     def directed(self, model: ModelSpec) -> ModelSpec:
         """What ``model`` is for the languages of this case."""
@@ -177,7 +180,8 @@ class Case:
 
     def prompt(self, model: ModelSpec) -> tuple[int, ...]:
         """What the decoder of ``model`` reads before the first token of a result."""
-        return self.directed(model).decoder_prompt if model.encoder else self.input_ids
+        own = model.encoder is None or self.heard is not None
+        return self.input_ids if own else self.directed(model).decoder_prompt
 
     def __post_init__(self) -> None:
         for kind, places in (("masked", self.masked), ("token_scores", self.token_scores)):
@@ -196,6 +200,7 @@ class Case:
 _OUTPUTS: dict[str, frozenset[str]] = {
     "translate": frozenset({"max_new_tokens", "greedy", "beam"}),
     "generate": frozenset({"max_new_tokens", "greedy", "beam"}),
+    "transcribe": frozenset({"max_new_tokens", "greedy", "beam"}),
     "fill_mask": frozenset({"masked"}),
     "classify": frozenset({"classified"}),
     "regress": frozenset({"classified"}),
@@ -231,6 +236,8 @@ class ReferenceCases:
             held = {n for n in frozenset().union(*_OUTPUTS.values()) if getattr(case, n) is not None}
             if held != _OUTPUTS[self.kind]:
                 yield f"case {case.name} holds {sorted(held)}, expected of {self.kind!r}: {sorted(_OUTPUTS[self.kind])}"
+            if (case.heard is not None) != (self.kind == "transcribe"):
+                yield f"case {case.name} of {self.kind!r} and heard {case.heard}: the one belongs to the other"
             if any(len(step.logits) != len(self.logit_ids) for step in _steps(case)):
                 yield f"case {case.name} has a step without one logit for each of the {len(self.logit_ids)} logit_ids"
 

@@ -47,7 +47,7 @@ WEIGHTS_FILE = "weights.bin"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 1 << 40
 
-Task = Literal["translate", "generate", "fill_mask", "classify", "regress", "tag", "answer", "embed"]
+Task = Literal["translate", "generate", "fill_mask", "classify", "regress", "tag", "answer", "embed", "transcribe"]
 Target = Literal["cpu", "openvino"]
 Precision = Literal["fp32", "int8", "int8-fast", "int4"]
 Layout = Literal["shared-buffer", "stateful", "growing", "none"]
@@ -199,7 +199,8 @@ class Manifest:
     def _model_contradictions(self) -> Iterator[str]:
         model = self.model
         needs = {
-            "translate": model.encoder is not None and model.decoder is not None,
+            "translate": model.encoder is not None and model.decoder is not None and model.speech is None,
+            "transcribe": model.speech is not None,
             "generate": model.encoder is None,
             "fill_mask": model.decoder is None and model.head == "vocabulary" and model.mask_id is not None,
             "classify": model.decoder is None and model.head == "classes" and not model.rates,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from ...errors import BundleFormatError
 from .languages import LanguageSpec
 from .schema import LATER, Between, Length, Text, dump_json, from_json, parse_json, refuse
+from .speech import SpeechSpec
 
 Name = Annotated[str, Text(200, r"[^\x00-\x1f\x7f]+")]
 """What people read: one line."""
@@ -96,6 +97,7 @@ class ModelSpec:
     source_vocab_size: Annotated[int, Between(4, 2**24)] | None = field(default=None, metadata=LATER)
     source_end_id: _Token | None = field(default=None, metadata=LATER)
     source_pad_id: _Token | None = field(default=None, metadata=LATER)
+    speech: SpeechSpec | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         refuse(self._contradictions())
@@ -132,6 +134,7 @@ class ModelSpec:
                 yield f"{name} ({value}) must be below the {self.source_size} tokens of sources"
         yield from self._class_contradictions()
         yield from self._language_contradictions()
+        yield from self._speech_contradictions()
 
     def _language_contradictions(self) -> Iterator[str]:
         languages = self.languages
@@ -147,6 +150,16 @@ class ModelSpec:
         taken = [n for n in languages.ids(some, some) if n != "start_id" and getattr(self, n) is not None]
         if taken:
             yield f"{taken[0]} ({getattr(self, taken[0])}) stands where a language's token does"
+
+    def _speech_contradictions(self) -> Iterator[str]:
+        if self.speech is None:
+            return
+        if self.encoder is None or self.decoder is None:
+            yield "speech belongs to an encoder beside a decoder"
+        for name in ("forced_id", "languages", "source_vocab_size", *_OF_SOURCES):
+            if getattr(self, name) is not None:
+                yield f"{name} belongs to a source of tokens, and this one is speech"
+        yield from self.speech.misfits(self.vocab_size)
 
     def _class_contradictions(self) -> Iterator[str]:
         distinct = len(set(self.class_names))
@@ -239,7 +252,7 @@ _OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad
 REFERENCE_ONLY = frozenset(
     {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "embedding_width"}  # of a ModelConfig
     | {"decoder_embeddings"}
-    | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform", "window_rope", "logit_cap", "speech"}
+    | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform", "window_rope", "logit_cap"}
     | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
     | {"attention_output_bias", "window", "windowed_layers", "query_key_norm", "unturned_layers", "attention_cap"}
 )

@@ -54,7 +54,8 @@ def _faults(variant: Variant, graph: str, spec: GraphSpec, model: ModelSpec) -> 
     if growing and graph not in _GROWING:
         yield f"{where} is a graph {graph!r}, which a variant with a growing cache cannot have"
         return
-    needed, more, given = (_GROWING if growing else _GRAPHS)[graph]
+    hears = graph == names.ENCODER and model.speech is not None
+    needed, more, given = ((names.FEATURES,), (), ()) if hears else (_GROWING if growing else _GRAPHS)[graph]
     inputs, outputs = {t.name: t for t in spec.inputs}, {t.name: t for t in spec.outputs}
     if graph == names.VERIFY and not _fixed_tokens(spec):
         yield f"{where} as the graph {graph!r} has no input ids (T, 1) of a fixed number of tokens T"
@@ -77,6 +78,10 @@ def _faults(variant: Variant, graph: str, spec: GraphSpec, model: ModelSpec) -> 
     for name in caches:
         if name in inputs and inputs[name].shape[1::2] != size:
             yield f"{where} has the input {inputs[name]}, expected (rows, {size[0]}, capacity, {size[1]})"
+    if hears and model.speech and names.FEATURES in inputs:
+        found, window = inputs[names.FEATURES], (model.speech.bands, model.speech.frames)
+        if (found.dtype, found.shape[1:]) != ("float32", window):
+            yield f"{where} has the input {found}, expected features float32 (batch, {window[0]}, {window[1]})"
     steps = graph in (names.STEP, names.RAGGED)
     if steps and names.IDS in inputs and inputs[names.IDS].shape[1:] != (1,):
         yield f"{where} has the input {inputs[names.IDS]}, expected ids int64 (rows, 1)"

@@ -110,6 +110,10 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda d: _case(d).update(token_scores=[{"position": 9999, "logits": [0.0, 1.0]}]),
         "token_scores position 9999 is beyond",
     ),
+    "features of a text": (
+        lambda d: _case(d).update(heard={"seed": 1, "apart": 2, "sounding": 3, "sha256": "0" * 64}),
+        "case one-word of 'translate' and heard HeardSpec.*: the one belongs to the other",
+    ),
     "case twice": (lambda d: d.update(cases=d["cases"] * 2), "case one-word is given 2 times"),
     "odd name": (lambda d: _case(d).update(name="One Word"), r"cases\[0\].name is 'One Word', expected text"),
     "outputs of another kind": (lambda d: d.update(kind="classify"), r"case one-word holds .*, expected of 'classify'"),

@@ -16,7 +16,6 @@ from edgewise.models import cached, decode
 from edgewise.models.heard import Heard
 from edgewise.models.open import open_checkpoint
 
-from ..bundles import export_few
 from .folders import change_json
 from .whisper_folders import (
     CASES,
@@ -156,8 +155,3 @@ def test_a_tokenizer_without_a_control_token_is_refused(token: str, copied: Path
     change_json(copied / "generation_config.json", no_timestamps_token_id=None, task_to_id=None)
     with pytest.raises(CheckpointError, match=rf"the tokenizer lacks the token {token.replace('|', '.')}"):
         open_checkpoint(copied)
-
-
-def test_no_bundle_holds_speech_yet(folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="hears speech is read, and no bundle holds one yet"):
-        export_few(folder(SEVERAL), tmp_path / "bundle")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ..bundles import export_few
 from .folders import change_json, randomize
 
 LANGUAGES = ("en", "de", "yue")
@@ -92,6 +96,16 @@ def whisper_folder(folder: Path, case: str, **changes: Any) -> Path:
     change_json(folder / "generation_config.json", **generation)  # the model's own class of it has no such fields
     (folder / "tokenizer.json").write_text(whisper_tokenizer().to_str())
     return folder
+
+
+@functools.cache
+def whisper_bundle(case: str) -> Path:
+    """The bundle of a case, for both targets, exported once a process; of one language in float32 alone."""
+    folder = Path(tempfile.mkdtemp(prefix="edgewise-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    precisions = ("fp32", "int8") if case == "several languages" else ("fp32",)
+    export_few(whisper_folder(folder / "tiny-whisper", case), folder / "bundle", precisions=precisions)
+    return folder / "bundle"
 
 
 def library_whisper(folder: Path) -> Any:
