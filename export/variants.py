@@ -34,7 +34,8 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
     ``cpu``: ``encoder``, ``prefill``, ``step``, ``ragged`` where the kernel takes its heads, and ``verify`` where rows
     of a call leave each other's numbers alone, in ONNX Runtime's operators. ``openvino``: the portable graphs
     themselves, which its engine makes stateful when it opens them. Both have an ``alignment`` graph where there are
-    source and target: see :func:`alignment_layer`.
+    source and target: see :func:`alignment_layer`. What hears has neither ``ragged`` nor ``verify``: no request joins
+    another, or speculates.
 
     Raises:
         ExportError: no variant is made for this target.
@@ -47,17 +48,17 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         return graphs
     if target != "cpu":
         raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
-    graphs = {}
+    graphs, hearing = {}, names.ENCODER in portable and hears(portable[names.ENCODER])
     if names.ENCODER in portable:
         encoder = fuse_encoder_attention(portable[names.ENCODER].clone())
-        encoder = encoder if hears(encoder) else flatten_rows(encoder)  # rows are those of tokens
+        encoder = encoder if hearing else flatten_rows(encoder)  # rows are those of tokens
         graphs[names.ENCODER] = _for_onnxruntime(fuse_many_rows(encoder))
     if names.DECODER in portable:
         decoder = portable[names.DECODER]
         step = step_graph(decoder)
-        verify = verify_graph(step) if keeps_rows_apart(step) else None
+        verify = verify_graph(step) if not hearing and keeps_rows_apart(step) else None
         graphs[names.STEP] = choose_candidates(_for_onnxruntime(step))
-        if (ragged := ragged_graph(graphs[names.STEP])) is not None:
+        if not hearing and (ragged := ragged_graph(graphs[names.STEP])) is not None:
             graphs[names.RAGGED] = ragged
         graphs[names.PREFILL] = choose_candidates(_for_onnxruntime(fuse_many_rows(prefill_graph(decoder))))
         if verify is not None:

@@ -35,7 +35,7 @@ def test_every_variant_gives_what_the_reference_gave(case: str, target: str, pre
         report = session.verify()
     assert report.ok, report.table()
     assert len(report.cases) == 8
-    assert report.graphs
+    assert [graph.graph for graph in report.graphs] == (["decoder"] if target == "openvino" else [])
     if target == "cpu" and precision == "int8":
         assert report.own_integers is not None
         assert report.own_integers.near == report.own_integers.steps >= 16
