@@ -12,7 +12,15 @@ network         products kernels     logit  rms    log-prob  fold  agreement
 shipped, worst  65       int8-rows   0.24   0.036  0.11      3.3   97.8 %
 SmolLM2-135M    211      int8-blocks 1.5    0.18   0.67      53    96.4 %
 its bounds                           1.6    0.16   1.3       48    97 %
+Whisper tiny.en 65       as chosen   1.0    0.18   0.35      40    95.0 %
+the same        65       OpenVINO's  0.90   0.18   0.24      35    98.8 %
+its bounds                           2.5    0.25   2.0       76    93 %
 =============== ======== =========== ====== ====== ========= ===== =========
+
+A network that hears is no deeper, and its rounding no smaller on speech than on what a bundle's cases hear: along jfk's
+sentence 0.13 and 0.18 rms. Most is of the output projection where a row of it has one scale (0.15 alone), and of inputs
+that have one (0.24 where all have). So its bounds are ``MOST`` times those of the shipped networks, and of the share
+that disagrees 1.4 times what was measured. Larger ones were not measured.
 
 Bounds of int4 do not grow: those of shallow networks leave SmolLM2 room, whose weights came in four bits and lose
 nothing; a deep network whose weights are rounded anew was not measured, and may fail. Nor do those of float32, where
@@ -34,6 +42,8 @@ from .tolerances import TOLERANCES, Tolerance
 PRODUCTS = 65
 """Of the deepest network that the bounds were measured on."""
 MOST = 5.0
+HEARD_AGREEMENT = 0.93
+"""Least share of positions, of a network that hears, whose best token is the reference's."""
 FOLDED = 8000 // FOLDS
 """Logits in a sum of the largest vocabulary that the bounds were measured on."""
 
@@ -43,6 +53,8 @@ def tolerance_of(precision: str, model: ModelSpec) -> Tolerance:
     tolerance = TOLERANCES[precision]
     grows = precision in ("int8", "int8-fast")
     noise = min(MOST, max(1.0, products(model) / PRODUCTS)) if grows else 1.0
+    if grows and model.speech:
+        noise, tolerance = MOST, replace(tolerance, agreement=min(tolerance.agreement, HEARD_AGREEMENT))
     return replace(
         tolerance,
         logit=tolerance.logit * noise,

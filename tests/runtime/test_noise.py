@@ -10,9 +10,10 @@ from torch import nn
 
 from edgewise.models.checkpoint import load_checkpoint
 from edgewise.models.config import ModelConfig, StackConfig
+from edgewise.models.speech import SpeechConfig
 from edgewise.models.transformer import Transformer
 from edgewise.runtime.bundle.model_spec import ModelSpec
-from edgewise.runtime.noise import MOST, PRODUCTS, products, tolerance_of
+from edgewise.runtime.noise import HEARD_AGREEMENT, MOST, PRODUCTS, products, tolerance_of
 from edgewise.runtime.tolerances import TOLERANCES
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -59,3 +60,21 @@ def test_float32_and_int4_are_bound_alike_but_for_longer_sums(precision: str) ->
     assert tolerance_of(precision, spec(30)) == TOLERANCES[precision]
     found = tolerance_of(precision, spec(30, vocab_size=72_000))
     assert found == dataclasses.replace(TOLERANCES[precision], fold=pytest.approx(3 * TOLERANCES[precision].fold))
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_of_a_network_that_hears_the_bounds_of_rounded_rows_are_the_widest(precision: str) -> None:
+    stack = StackConfig(n_layers=1, d_model=32, n_heads=4, d_ff=64, norm_place="pre")
+    speech = SpeechConfig(bands=80, frames=3000, no_timestamps_id=900)
+    ids = {"pad_id": 0, "start_id": 1, "end_id": 2}
+    config = ModelConfig(
+        **{"vocab_size": 1000, "max_positions": 16, **ids, "encoder": stack, "decoder": stack, "speech": speech},
+        positions="learned",
+    )
+    found, as_they_stand = tolerance_of(precision, ModelSpec.from_json(config.to_json())), TOLERANCES[precision]
+    if precision in ("fp32", "int4"):
+        assert found == as_they_stand
+        return
+    for name in GROWING:
+        assert getattr(found, name) == pytest.approx(MOST * getattr(as_they_stand, name))
+    assert found.agreement == HEARD_AGREEMENT < as_they_stand.agreement
