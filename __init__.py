@@ -34,8 +34,10 @@ if TYPE_CHECKING:
         Ranked,
         Rating,
         Score,
+        Segment,
         Speculation,
         Timings,
+        Transcription,
         TranslatedSentence,
     )
     from .runtime.session import Session
@@ -59,6 +61,8 @@ __all__ = [
     "Document",
     "TranslatedSentence",
     "Score",
+    "Transcription",
+    "Segment",
     "Encoding",
     "Embedding",
     "Classification",
@@ -86,6 +90,8 @@ _HOMES = {
     "Document": ".runtime.results",
     "TranslatedSentence": ".runtime.results",
     "Score": ".runtime.results",
+    "Transcription": ".runtime.results",
+    "Segment": ".runtime.results",
     "Encoding": ".runtime.results",
     "Embedding": ".runtime.results",
     "Classification": ".runtime.results",

@@ -189,7 +189,7 @@ def decode_all(
     def results() -> Iterator[list[tuple[list[TokenHypothesis], Timings]]]:
         done = 0
         for batch in batches:
-            yield _decode(engine, model, [requests[i] for i in batch], options, check, watch)
+            yield decode_batch(engine, model, [requests[i] for i in batch], options, check, watch)
             done += len(batch)
             if progress is not None:
                 progress(done, len(requests))
@@ -228,15 +228,23 @@ def bytes_of(model: ModelSpec, length: int, limit: int, options: DecodingOptions
     return encoder_bytes(model, length) + decoder_bytes(model, prompt, positions, options.rows, 1 + ahead)
 
 
-def _decode(
-    engine: Engine, model: ModelSpec, batch: list[Request], options: DecodingOptions, check: Check, watch: Watch
+def decode_batch(
+    engine: Engine,
+    model: ModelSpec,
+    batch: list[Request],
+    options: DecodingOptions,
+    check: Check,
+    watch: Watch,
+    memory: Memory = None,
+    begin: float | None = None,
 ) -> list[tuple[list[TokenHypothesis], Timings]]:
+    """Decode requests together. ``memory``: see :func:`start_search`; ``begin``: from when on they are timed."""
     check()
     if reason := watch.reason():
         return [not_begun(reason, len(batch)) for _ in batch]
-    begin = time.perf_counter()
+    begin = time.perf_counter() if begin is None else begin
     tally = Tally() if options.speculate else None
-    steps = start_search(engine, model, batch, options, tally)
+    steps = start_search(engine, model, batch, options, tally, memory)
     first, reason = 0.0, None
     while True:
         try:

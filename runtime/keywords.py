@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
+from .bundle.speech import SpeechTask
 from .decoding import Progress as Done
 from .interrupt import Cancellation
 from .languages import Language
@@ -85,3 +86,54 @@ class IteratingArguments(DecodingArguments, total=False):
     """
 
     continuous: bool
+
+
+class HearingArguments(TypedDict, total=False):
+    """Keyword arguments of writing one window of speech down.
+
+    ``language``: the code of what is spoken, for all windows or one for each; ``None``: it is detected. ``task``: write
+    what is said, or its translation into English. ``timestamps``: say when. ``previous``: a text that came before, for
+    all windows or one for each, as which names and terms are likelier to be written; of a long one its end is read.
+    ``prefix``: what a result begins with. The others are those of :class:`StreamArguments`; ``max_new_tokens`` is by
+    default half of the context.
+    """
+
+    language: Language
+    task: SpeechTask
+    timestamps: bool
+    previous: str | Sequence[str]
+    prefix: str | Sequence[str]
+    beam_size: int | None
+    length_penalty: float | None
+    length_norm: LengthNorm
+    early_stopping: EarlyStopping
+    patience: float
+    beam_groups: int
+    diversity_penalty: float
+    n_best: int
+    alternatives: int | None
+    sampling: Sampling | Literal["recommended"] | None
+    max_new_tokens: int | None
+    min_new_tokens: int
+    end_ids: Sequence[int]
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram: int | None
+    suppress: Sequence[Phrase]
+    include: Sequence[Phrase]
+    logit_bias: Mapping[int, float]
+    stop: Sequence[str]
+    deadline: float | None
+    cancellation: Cancellation | None
+
+
+class TranscribeArguments(HearingArguments, total=False):
+    """Keyword arguments of writing windows down: :class:`HearingArguments`, and how they go through.
+
+    ``batch_size`` windows at most go through the engine together. ``progress(done, windows)`` is called after every
+    batch.
+    """
+
+    batch_size: int
+    progress: Done | None

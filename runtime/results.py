@@ -122,6 +122,57 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segment:
+    """What was said from ``start`` to ``end``, in seconds from the window's beginning.
+
+    ``end`` is ``None`` where the result ended before it gave a time. ``text`` begins with the space that parts it from
+    what came before, where the language writes one: the texts of all segments join to the whole.
+    """
+
+    start: float
+    end: float | None
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcription:
+    """The answer to one window of speech: hypotheses, best first; samples and alternatives in their order.
+
+    ``language`` is what was spoken, by the code that the bundle knows; ``language_probability`` is there where it was
+    detected, among all languages. Both are ``None`` of a model of one language. ``no_speech_probability``: that nothing
+    was said, where the model has a token for it. ``segments`` of the first hypothesis, where timestamps were asked for.
+    """
+
+    hypotheses: tuple[Hypothesis, ...]
+    language: str | None
+    language_probability: float | None
+    no_speech_probability: float | None
+    segments: tuple[Segment, ...]
+    timings: Timings
+
+    @property
+    def text(self) -> str:
+        """Text of the first hypothesis, without the white space around it."""
+        return self.hypotheses[0].text
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of the first hypothesis, times and end token among them."""
+        return self.hypotheses[0].tokens
+
+    @property
+    def score(self) -> float:
+        """Sum of the token log-probabilities (nats) of the first hypothesis."""
+        return self.hypotheses[0].score
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first hypothesis has no further token."""
+        return self.hypotheses[0].finish_reason
+
+
+@dataclass(frozen=True, kw_only=True)
 class TranslatedSentence:
     """A sentence of a text and its translation; places are begin and end in characters of the two texts."""
 

@@ -43,6 +43,7 @@ from .rules import Rule
 from .speculation import refuse_company, refuse_speculation
 from .streaming import Pieces, stream_pieces
 from .tokenizer import Tokenizer
+from .transcribing import Transcribing
 
 if TYPE_CHECKING:
     from .grammar import GrammarCompiler
@@ -64,11 +65,11 @@ _FOR_TASK = {
     "tag": "tag or encode",
     "answer": "answer or encode",
     "embed": "embed, similarity or encode",
-    "transcribe": "verify",
+    "transcribe": "transcribe",
 }
 
 
-class Session(Reading, Chatting, Documents):
+class Session(Reading, Chatting, Documents, Transcribing):
     """An opened bundle. Cheap to share between threads: the state of a request lives in the request.
 
     A method that takes one text gives one result, and with a list of texts a list of results in the same order.

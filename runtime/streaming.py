@@ -7,7 +7,7 @@ from contextlib import closing
 
 from .bundle.model_spec import ModelSpec
 from .decoding import Check, Request, start_requests, start_search
-from .engine import Engine, Ids
+from .engine import Engine, Ids, Memory
 from .interrupt import Watch
 from .options import DecodingOptions
 from .results import FinishReason
@@ -25,10 +25,14 @@ def stream_pieces(
     prompt: Sequence[int],
     check: Check,
     watch: Watch,
+    memory: Memory = None,
 ) -> Generator[str]:
-    """Text of the best result, in pieces; ``prompt``: tokens whose text it continues."""
+    """Text of the best result, in pieces; ``prompt``: tokens whose text it continues.
+
+    ``memory``: see :func:`~edgewise.runtime.decoding.start_search`.
+    """
     pieces = Pieces(tokenizer, prompt, options.stop, request.silent)
-    for tokens in _agreed(engine, model, request, options, check, watch):
+    for tokens in _agreed(engine, model, request, options, check, watch, memory):
         if piece := pieces.push(tokens):
             yield piece
     if piece := pieces.finish():
@@ -64,15 +68,21 @@ class Pieces:
 
 
 def _agreed(
-    engine: Engine, model: ModelSpec, request: Request, options: DecodingOptions, check: Check, watch: Watch
+    engine: Engine,
+    model: ModelSpec,
+    request: Request,
+    options: DecodingOptions,
+    check: Check,
+    watch: Watch,
+    memory: Memory,
 ) -> Iterator[tuple[int, ...]]:
     """After every step the tokens that are sure by then."""
     if watch.reason():
         return
-    if options.plain and options.beam_size == 1 and not request.prefix:
-        yield from _greedy(start_search(engine, model, [request], options), check, watch)
+    if options.plain and options.beam_size == 1 and not (request.prefix or request.rules):
+        yield from _greedy(start_search(engine, model, [request], options, memory=memory), check, watch)
         return
-    search, (state,) = start_requests(engine, model, [request], options)
+    search, (state,) = start_requests(engine, model, [request], options, memory=memory)
     with closing(search):
         for _ in _steps(search, check, watch):
             yield state.agreed()

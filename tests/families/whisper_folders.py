@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -109,8 +110,12 @@ def whisper_bundle(case: str) -> Path:
 
 
 def library_whisper(folder: Path) -> Any:
-    """The original library's model, in evaluation mode."""
-    return transformers.WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    """The original library's model, in evaluation mode; of its generation configuration what its class passes over."""
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    for name, value in json.loads((folder / "generation_config.json").read_text()).items():
+        if not hasattr(model.generation_config, name):
+            setattr(model.generation_config, name, value)
+    return model
 
 
 def random_features(bands: int, batch: int = 3, seed: int = 5) -> torch.Tensor:
