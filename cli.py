@@ -30,6 +30,7 @@ from .cli_decoding import (
 )
 from .cli_input import chunks, standard_input
 from .cli_progress import Progress
+from .cli_speech import add_speech_options, listener, refuse_idle_speech
 from .errors import EdgewiseError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def _add_run(commands: Commands) -> None:
     parser.add_argument("--bundle", type=Path, help="the bundle, where a text could be mistaken for one")
     _add_engine_options(parser)
     add_decoding_options(parser)
+    add_speech_options(parser)
     parser.add_argument(
         "--overflow",
         choices=("error", "truncate", "windows"),
@@ -185,7 +187,8 @@ def _is_bundle(word: str) -> bool:
 
 
 def _refuse_idle_options(arguments: argparse.Namespace, task: str) -> None:
-    if task not in ("translate", "generate"):
+    refuse_idle_speech(arguments, task)
+    if task not in ("translate", "generate", "transcribe"):
         named = (*DECODING, *SAMPLING, "recommended_sampling", "regex", "json_schema")
         given = [flag(name) for name in named if getattr(arguments, name) is not None]
         given += [option for name, option in LANGUAGES.items() if getattr(arguments, name) is not None]
@@ -216,6 +219,8 @@ def _answerer(session: Session, arguments: argparse.Namespace) -> Answerer:
             generation_answer(text, g)
             for text, g in zip(texts, session.generate(texts, **decoding, **shared), strict=True)
         ]
+    if session.manifest.task == "transcribe":
+        return listener(session, arguments, decoding)
     if session.manifest.task in ("classify", "regress", "tag", "answer"):
         from .cli_reading import reader
 

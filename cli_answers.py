@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ Answer = dict[str, Any]
 
 def generation_answer(prompt: str, generation: Any) -> Answer:
     """A result with all that belongs to it; ``prompt`` stands before its texts."""
-    hypotheses = [{**vars(h), "text": prompt + h.text, **_alignment(h)} for h in generation.hypotheses]
+    hypotheses = generation_hypotheses(generation.hypotheses, prompt)
     best = hypotheses[0]
     return {
         "output": best["text"],
@@ -23,6 +24,11 @@ def generation_answer(prompt: str, generation: Any) -> Answer:
         "seconds": {name: value for name, value in vars(generation.timings).items() if name != "speculation"},
         **({"speculation": vars(counts)} if (counts := generation.timings.speculation) else {}),
     }
+
+
+def generation_hypotheses(found: Sequence[Any], prompt: str = "") -> list[Answer]:
+    """Hypotheses; ``prompt`` stands before their texts."""
+    return [{**vars(h), "text": prompt + h.text, **_alignment(h)} for h in found]
 
 
 def document_answer(session: Session, text: str, language: str | None, arguments: dict[str, Any]) -> Answer:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError
 from ..runtime.session import Session
 from .memory import peak_memory
 
@@ -132,7 +133,16 @@ def measure(
 
 
 def texts_of(session: Session, count: int) -> list[str]:
-    """``count`` texts: the bundle's reference captions, over and over."""
+    """``count`` texts: the bundle's reference captions, over and over.
+
+    Raises:
+        InputError: the bundle is made for speech.
+    """
+    if session.manifest.task == "transcribe":
+        raise InputError(
+            f"{session.manifest.name!r} is made to transcribe, and a bundle holds no speech to time it with: time "
+            "session.transcribe on features of your own"
+        )
     cases = session.bundle.cases().cases
     texts = [case.text for case in cases if case.text and case.name.startswith("caption-")]
     texts = texts or [case.text for case in cases if case.text and case.text.strip()]

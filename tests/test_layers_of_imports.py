@@ -52,7 +52,7 @@ OTHER_ENVIRONMENTS = (ADAPTERS, "benchmarks.peers.convert_nncf")
 # The files at the root join the stages and may import all of them.
 ROOT_FILES = {
     *("__init__", "__main__", "cli", "cli_answers", "cli_chat", "cli_decoding", "cli_input", "cli_onnx"),
-    *("cli_progress", "cli_reading", "pipeline", "pipeline_onnx", "pipeline_output"),
+    *("cli_progress", "cli_reading", "cli_speech", "pipeline", "pipeline_onnx", "pipeline_output"),
 }
 # These are imported by every user, so whatever is not Python's own or an error class is imported inside a function.
 LAZY = ROOT_FILES - {"pipeline", "pipeline_onnx", "pipeline_output"}
