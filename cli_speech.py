@@ -29,7 +29,8 @@ MAX_BYTES = 1 << 30
 """Of a file of features: some nine hours of sound in 80 bands."""
 _HEADER = re.compile(
     rb"\x93NUMPY(?:\x01\x00..|\x02\x00....)"
-    rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n",
+    rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n",
     re.DOTALL,
 )
 
