@@ -106,7 +106,8 @@ def _model(bundle: Bundle) -> Iterator[str]:
     if generation and generation.end_ids:
         yield f"  a text ends at token {model.end_id}, and at {', '.join(map(str, generation.end_ids))}"
     if generation:
-        most = generation.max_new_tokens or ("half the context of" if model.speech else "source + 50")
+        half = bundle.manifest.max_context // 2
+        most = generation.max_new_tokens or (half if model.speech else "source + 50")
         yield (
             f"  decoding by default: beam {generation.beam_size}, length penalty {generation.length_penalty:g}, "
             f"at most {most} tokens"

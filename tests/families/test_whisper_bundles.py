@@ -75,6 +75,7 @@ def test_inspect_says_what_is_heard() -> None:
     text = as_text(Bundle.open(whisper_bundle(SEVERAL)))
     assert f"hears windows of {FRAMES} frames (0.6 s) of {BANDS} log-mel features" in text
     assert f"3 languages: {', '.join(LANGUAGES)}" in text
+    assert "length penalty 1, at most 32 tokens" in text
     assert "languages" not in as_text(Bundle.open(whisper_bundle(ONE)))
 
 
