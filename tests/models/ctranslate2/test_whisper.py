@@ -23,8 +23,10 @@ from edgewise.models import cached
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.heard import Heard
 from edgewise.models.open import open_checkpoint
+from edgewise.runtime.load import load
 from edgewise.runtime.search import candidates_needed, finish, search
 
+from ...bundles import export_few
 from ...families.whisper_folders import BANDS, whisper_tokenizer
 from ...open_model import open_files, write_variant
 from .folders import WIDTH, Filler
@@ -143,6 +145,25 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     (folder / "vocabulary.json").write_text(json.dumps([*words, "<|more|>"]))
     with pytest.raises(CheckpointError, match=r"the vocabulary has \d+ tokens, the embedding \d+ rows"):
         open_checkpoint(folder)
+
+
+def test_a_bundle_writes_what_the_library_writes(tmp_path: Path) -> None:
+    """With what the folder says is suppressed, with times and without."""
+    folder = tiny_folder(tmp_path / "tiny")
+    export_few(folder, tmp_path / "bundle", ("cpu",), ("fp32",))
+    features = 3 * np.random.default_rng(2).normal(size=(4, BANDS, 2 * STATES)).astype(np.float32)
+    with load(tmp_path / "bundle", threads=1) as session:
+        assert session.verify().ok
+        model = session.manifest.model
+        assert model.speech is not None
+        for timestamps in (False, True):
+            prompt = model.speech.prompt(model.start_id, None, "transcribe", timestamps)
+            asked: dict[str, Any] = {"beam_size": 1, "max_new_tokens": 16, "timestamps": timestamps}
+            for window, found in zip(features, session.transcribe(features, **asked), strict=True):
+                view = ctranslate2.StorageView.from_array(np.ascontiguousarray(window[None]))
+                options: dict[str, Any] = {"beam_size": 1, "max_length": 32}  # half of which are new ones
+                expected = library(folder).generate(view, [list(prompt)], **options)[0]
+                assert [token for token in found.tokens if token != model.end_id] == expected.sequences_ids[0]
 
 
 def log_mel(assets: Path, file: Path) -> NDArray[np.float32]:
