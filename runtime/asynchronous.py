@@ -16,12 +16,13 @@ from .chat import Message
 from .continuous import Job
 from .cpu import available_cpus
 from .interrupt import Cancellation
-from .keywords import DecodingArguments, StreamArguments
+from .keywords import DecodingArguments, HearingArguments, StreamArguments, TranscribeArguments
 from .options import MAX_DEADLINE, is_count, is_number
 from .reading import BATCH_SIZE, Texts
-from .results import Document, Generation
+from .results import Document, Generation, Transcription
 from .session import Session
 from .speculation import refuse_company
+from .transcribing import Window, Windows
 from .workers import CLOSED, NO_THREAD, BatchWorkers
 
 _R = TypeVar("_R")
@@ -96,6 +97,21 @@ class AsyncSession(AsyncReading):
             return await self._joined("generate", prompts, arguments)
         return await self._decoded(self.session.generate, prompts, arguments)
 
+    @overload
+    async def transcribe(self, features: Window, **arguments: Unpack[TranscribeArguments]) -> Transcription: ...
+
+    @overload
+    async def transcribe(self, features: Windows, **arguments: Unpack[TranscribeArguments]) -> list[Transcription]: ...
+
+    async def transcribe(
+        self, features: Window | Windows, **arguments: Unpack[TranscribeArguments]
+    ) -> Transcription | list[Transcription]:
+        """See :meth:`Session.transcribe <edgewise.runtime.transcribing.Transcribing.transcribe>`.
+
+        A call is a batch of its own, one window too.
+        """
+        return await self._decoded(self.session.transcribe, features, arguments)
+
     async def chat(self, messages: Sequence[Message], **arguments: Unpack[StreamArguments]) -> Generation:
         """See :meth:`Session.chat <edgewise.runtime.chatting.Chatting.chat>`."""
         return await self._joined("chat", messages, arguments)
@@ -160,7 +176,9 @@ class AsyncSession(AsyncReading):
             raise EngineError(NO_THREAD) from error
         return await begun
 
-    async def _decoded(self, method: Callable[..., _R], texts: str | Texts, arguments: DecodingArguments) -> _R:
+    async def _decoded(
+        self, method: Callable[..., _R], texts: Any, arguments: DecodingArguments | TranscribeArguments
+    ) -> _R:
         own, asked = _own_cancellation(arguments), monotonic()
         try:
             return await self._in_thread(lambda: _begin(method, texts, arguments, asked))
@@ -190,7 +208,7 @@ class AsyncSession(AsyncReading):
         await self.close()
 
 
-def _own_cancellation(arguments: StreamArguments) -> Cancellation:
+def _own_cancellation(arguments: StreamArguments | HearingArguments) -> Cancellation:
     """Put into the ``arguments`` a cancellation of this call alone, which the caller's ends as well."""
     given = arguments.get("cancellation")
     if given is not None and not isinstance(given, Cancellation):
@@ -209,7 +227,7 @@ def _settle(answer: Future[Generation], make: Callable[[Job], Generation], job: 
         answer.set_exception(error)
 
 
-def _begin(method: Callable[..., _R], texts: Asked | Texts, arguments: StreamArguments, asked: float) -> _R:
+def _begin(method: Callable[..., _R], texts: Any, arguments: StreamArguments | HearingArguments, asked: float) -> _R:
     """Call a method of the session; what was waited for a thread counts towards the deadline.
 
     A deadline that is none stays as it is, and the session says what is wrong with it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -204,6 +205,25 @@ def test_what_ends_a_result_early() -> None:
 
 def silence(*shape: int) -> NDArray[np.float32]:
     return np.zeros(shape, np.float32)
+
+
+def test_awaited_it_is_the_same() -> None:
+    session, features, cancellation = opened(SEVERAL), windows(SEVERAL), edgewise.Cancellation()
+    asked: dict[str, Any] = {"timestamps": True, "max_new_tokens": LIMIT}
+
+    async def both() -> tuple[Any, Any, Any]:
+        async with edgewise.AsyncSession(session, 1) as together:
+            several, one = await asyncio.gather(
+                together.transcribe(features, **asked), together.transcribe(features[1], **asked)
+            )
+            cancellation.cancel()
+            return several, one, await together.transcribe(features[1], cancellation=cancellation)
+
+    several, one, cancelled = asyncio.run(both())
+    expected = session.transcribe(features, **asked)
+    assert [result.hypotheses for result in several] == [result.hypotheses for result in expected]
+    assert one.tokens == expected[1].tokens
+    assert cancelled.finish_reason == "cancelled"
 
 
 def changed(place: tuple[int, ...], value: float) -> NDArray[np.float32]:

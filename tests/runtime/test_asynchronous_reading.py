@@ -18,7 +18,7 @@ from .tiny_session import session_for
 TEXTS = ["A man is riding a bicycle.", "Two dogs"]
 # Of these alone a call is more than a thread, or there is nothing to wait for.
 OTHERS = {"translate", "generate", "stream", "chat", "chat_stream", "translate_iter", "generate_iter", "close"}
-OTHERS |= {"describe", "verify", "engine", "check_chat", "translate_document"}
+OTHERS |= {"describe", "verify", "engine", "check_chat", "translate_document", "transcribe", "transcribe_stream"}
 READING = sorted(name for name in dir(Session) if not name.startswith("_") and name not in OTHERS)
 CALLS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "classify one": ("classify", (TEXTS[0],), {}),
