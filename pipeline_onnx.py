@@ -30,7 +30,7 @@ from .export.onnx_folder.files import (
 from .export.onnx_folder.halves import widened
 from .export.onnx_folder.integers import integer_products
 from .export.onnx_folder.reading import read_graph
-from .export.onnx_folder.reference import GraphRecorder, NaiveGraphs
+from .export.onnx_folder.reference import LATER, GraphRecorder, NaiveGraphs
 from .export.onnx_folder.sizes import sizes_of
 from .export.passes.candidates import choose_candidates
 from .export.variants import LAYOUTS
@@ -155,7 +155,8 @@ class _Graphs:
         if self.alone is not None:
             return {"decoder" if self.sizes.kind == "decoder" else "encoder": self.alone}
         assert self.encoder is not None and self.first is not None
-        return {"encoder": self.encoder, "decoder": self.first}
+        assert self.later is not None
+        return {"encoder": self.encoder, "decoder": self.first, LATER: self.later}
 
     def adapted(self, settings: GraphSettings) -> dict[str, ir.Model]:
         """The graphs of a bundle."""
@@ -190,16 +191,15 @@ class _Builder:
     def record(self, graphs: _Graphs, progress: Progress) -> None:
         """The reference cases, of the graphs as they were."""
         self.digest = graphs.sha256
-        wide = "float16 made float32, " if graphs.halves else ""
-        self.reference = (
-            f"{graphs.read_by_reference} as exported, {wide}run without a cache in ONNX Runtime {ORT_VERSION}"
-        )
         codec = Tokenizer.open(self.folder / TOKENIZER_FILE)
         with tempfile.TemporaryDirectory(prefix="edgewise-") as place:
             place_of_graphs, banned = Path(place) / "graphs", self.settings.suppressed
             naive = NaiveGraphs(graphs.naive, place_of_graphs, banned, self.model.vocab_size)
             recorder = GraphRecorder(naive, self.model, codec, self.settings.max_context)
             cases = recorder.record(self.task, progress)
+        wide = "float16 made float32, " if graphs.halves else ""
+        how = "searched through their own cache and read without" if recorder.cached else "run without a cache"
+        self.reference = f"{graphs.read_by_reference} as exported, {wide}{how} in ONNX Runtime {ORT_VERSION}"
         recorded = ReferenceCases(
             kind=self.task,
             checkpoint_sha256=self.digest,

@@ -185,17 +185,21 @@ class Recorder:
 
     def asked(self) -> list[Probe]:
         """What this network is asked; the number of steps is settled on the way."""
-        room = self.max_context - 2
-        if self.spec.head == "span":
-            room -= len(self._text_ids(QUESTION)) + len(self.spec.pair_between)
         if self.spec.decoder is None:
-            return list(probes(self.source_codec, room))
-        naive = Effort(weights=self.weights, beams=BEAM_SIZE)
+            return list(probes(self.source_codec, self.room(1)))
+        naive, room = Effort(weights=self.weights, beams=BEAM_SIZE), self.room(BEAM_SIZE)
         if naive.room(room) == room:
             asked = self._fitting(room, naive)
             if self.to_the_end:
                 return asked
-        return self._fitting(room, replace(naive, cached=True))
+        return self._fitting(self.room(1), replace(naive, cached=True))
+
+    def room(self, rows: int) -> int:
+        """Tokens of the longest text, of which so many ``rows`` are read whole at once."""
+        room = self.max_context - 2
+        if self.spec.head == "span":
+            room -= len(self._text_ids(QUESTION)) + len(self.spec.pair_between)
+        return room
 
     def _fitting(self, room: int, effort: Effort) -> list[Probe]:
         fitting = effort.room(room)

@@ -2,12 +2,12 @@
 
 Every step reads the whole prefix again: the encoder, and the decoder without a past; a decoder alone with a past of no
 tokens. They run under their own names, before anything of :mod:`.adapt` has touched them; padding there is none. What
-the runtime computes with caches, batches and our inputs and outputs is judged by it.
+the runtime computes with caches, batches and our inputs and outputs is judged by it. Of a decoder too large for that
+searches find their tokens through the graphs' own cache, see :mod:`.searches`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,25 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ...errors import ExportError
-from ...models.beam_rules import Candidate, Decoded, SentenceBeams, length_norm
+from ...models.beam_rules import Decoded
 from ...runtime.bundle.model_spec import ModelSpec
 from ...runtime.bundle.scan import graph_spec
-from ..cases import BEAM_SIZE, LENGTH_PENALTY, Logits, Recorder
-from ..effort import SHORTEST_ROOM, Effort
-from ..probes import Codec, Probe
+from ..cases import Logits, Recorder
+from ..effort import SHORTEST_ROOM
+from ..probes import Codec
 from ..weights import write_graphs
+from . import searches
 from .adapt import SUPPRESSED
 
+LATER = "later"
 Arrays = dict[str, NDArray[Any]]
 _MOST_LOGITS = 1 << 26
 """Of one call, which gives them at every position: 256 MiB."""
 
 
 class NaiveGraphs:
-    """Graphs with the names of their exporter: ``encoder`` and ``decoder``, or one of them; each run by itself."""
+    """Graphs with the names of their exporter, each run by itself: ``encoder`` and ``decoder``, or one of them; beside
+    both ``later``, the decoder with a past."""
 
     def __init__(
         self, graphs: Mapping[str, ir.Model], folder: Path, suppressed: Sequence[int], vocab_size: int
@@ -51,7 +54,7 @@ class NaiveGraphs:
         for file in files.values():
             graph_spec(file)
         self._sessions = {name: _open(file) for name, file in files.items()}
-        self.weights = sum(_elements(model) for model in graphs.values())
+        self.weights = sum(_elements(model) for name, model in graphs.items() if name != LATER)
 
     def encode(self, ids: Sequence[int], segments: Sequence[int]) -> Arrays:
         """Every output of the encoder for one text, the batch of one still in front."""
@@ -61,17 +64,28 @@ class NaiveGraphs:
 
     def next_logits(self, states: NDArray[np.float32] | None, prefixes: Sequence[Sequence[int]]) -> Logits:
         """Logits ``(R, V)`` of the token after each of some prefixes of one length and one source."""
-        ids = np.array(prefixes, np.int64)
-        feeds: Arrays = {"input_ids": ids}
+        return self.decode(states, prefixes, {})[0][:, -1]
+
+    def decode(
+        self, states: NDArray[np.float32] | None, ids: Sequence[Sequence[int]], past: Arrays
+    ) -> tuple[Logits, Arrays]:
+        """Logits ``(R, T, V)`` after each of some tokens ``(R, T)`` behind a ``past``, and the past with them.
+
+        ``past``: by the names of the graphs' inputs; empty before the first token.
+        """
+        tokens = np.array(ids, np.int64)
+        before = next((cache.shape[2] for name, cache in past.items() if ".encoder." not in name), 0)
+        feeds: Arrays = {"input_ids": tokens, **past}
         if states is not None:
-            feeds["encoder_hidden_states"] = states.repeat(len(ids), axis=0)
+            feeds["encoder_hidden_states"] = states.repeat(len(tokens), axis=0)
             feeds["encoder_attention_mask"] = np.ones(feeds["encoder_hidden_states"].shape[:2], np.int64)
         else:
-            feeds["attention_mask"] = np.ones_like(ids)
-            feeds["position_ids"] = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        logits: Logits = _as_wide(self._run("decoder", feeds)["logits"], self.vocab_size)[:, -1].astype(np.float32)
-        logits[:, self.suppressed] += SUPPRESSED
-        return logits
+            feeds["attention_mask"] = np.ones((len(tokens), before + tokens.shape[1]), np.int64)
+            feeds["position_ids"] = np.broadcast_to(np.arange(before, before + tokens.shape[1]), tokens.shape)
+        found = self._run(LATER if past and states is not None else "decoder", feeds)
+        logits: Logits = _as_wide(found["logits"], self.vocab_size).astype(np.float32)
+        logits[..., self.suppressed] += SUPPRESSED
+        return logits, past | _as_past(found, cross=not past)
 
     def _run(self, name: str, feeds: Arrays) -> Arrays:
         session = self._sessions[name]
@@ -90,47 +104,20 @@ class GraphRecorder(Recorder):
         super().__init__(spec, graphs.weights, codec, max_context)
         self.graphs = graphs
 
-    def asked(self) -> list[Probe]:
-        """As always, but never with a cache, and no longer than the logits of all positions of all beams allow."""
+    def room(self, rows: int) -> int:
+        """As always, but no more than the logits at all positions allow."""
         if self.spec.decoder is None:
-            return super().asked()
-        most = max(SHORTEST_ROOM, _MOST_LOGITS // (BEAM_SIZE * self.spec.vocab_size))
-        return self._fitting(min(self.max_context - 2, most), Effort(weights=self.weights, beams=BEAM_SIZE))
+            return super().room(rows)
+        return min(super().room(rows), max(SHORTEST_ROOM, _MOST_LOGITS // (rows * self.spec.vocab_size)))
 
     def searched(self, spec: ModelSpec, input_ids: tuple[int, ...], limit: int) -> tuple[Decoded, Decoded]:
         """See :class:`~edgewise.export.cases.Recorder`; rules: :mod:`edgewise.models.decode`."""
         states = self._encode(input_ids, None)["last_hidden_state"] if spec.encoder else None
         prompt = spec.decoder_prompt if spec.encoder else input_ids
-        return self._greedy_search(states, prompt, limit), self._beam_search(states, prompt, limit)
-
-    def _greedy_search(self, states: NDArray[np.float32] | None, prompt: tuple[int, ...], limit: int) -> Decoded:
-        tokens: list[int] = []
-        log_probs: list[float] = []
-        rows: list[Logits] = []
-        gap = math.inf
-        while len(tokens) < limit and self.spec.end_id not in tokens:
-            rows.append(_finite(self.graphs.next_logits(states, [[*prompt, *tokens]])[0]))
-            scores = _log_softmax(rows[-1])
-            first, second = np.argsort(-scores, kind="stable")[:2]
-            tokens.append(int(first))
-            log_probs.append(float(scores[first]))
-            gap = min(gap, float(scores[first] - scores[second]))
-        return Decoded(
-            tokens=tuple(tokens),
-            token_log_probs=tuple(log_probs),
-            score=sum(log_probs),
-            normalized_score=sum(log_probs) / length_norm(len(tokens), LENGTH_PENALTY),
-            finish_reason="end" if tokens[-1] == self.spec.end_id else "length",
-            decision_gap=gap,
-            logits=rows,
-        )
-
-    def _beam_search(self, states: NDArray[np.float32] | None, prompt: tuple[int, ...], limit: int) -> Decoded:
-        beams = SentenceBeams(BEAM_SIZE, LENGTH_PENALTY, limit, self.spec.end_id)
-        while not beams.done:
-            logits = self.graphs.next_logits(states, [[*prompt, *tokens] for tokens, _, _ in beams.live])
-            beams.advance(_best(beams, _log_softmax(logits)))
-        return beams.results(1)[0]
+        search = searches.Search(self.graphs, states, prompt, limit, spec.end_id)
+        if self.cached:
+            return search.cached_greedy() or search.greedy(), search.cached_beam()
+        return search.greedy(), search.beam()
 
     def vocabulary_logits(self, input_ids: tuple[int, ...], place: int) -> Logits:
         """See :class:`~edgewise.export.cases.Recorder`."""
@@ -201,6 +188,17 @@ def _fed(value: ort.NodeArg, feeds: Arrays) -> NDArray[Any]:
     return np.zeros((rows, heads, 0, width), kind)
 
 
+def _as_past(found: Arrays, *, cross: bool) -> Arrays:
+    """What a graph gives as its ``present``, by the names that it reads it by. What is of the encoder comes with the
+    first call alone: later ones have something empty there, or nothing."""
+    presents = ((name, cache) for name, cache in found.items() if name.startswith("present."))
+    return {
+        f"past_key_values.{name.removeprefix('present.')}": cache
+        for name, cache in presents
+        if cross or ".encoder." not in name
+    }
+
+
 def _elements(model: ir.Model) -> int:
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.size for tensor in tensors if tensor is not None)
@@ -213,27 +211,3 @@ def _as_wide(logits: NDArray[Any], width: int) -> NDArray[Any]:
             f"the graphs give logits of {given}, and config.json is of {width}: they belong to different networks"
         )
     return logits
-
-
-def _finite(logits: Logits) -> Logits:
-    if not np.isfinite(logits).all():
-        raise ExportError("the graphs give logits that are not numbers: their weights are damaged, export them again")
-    return logits
-
-
-def _log_softmax(logits: Logits) -> Logits:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    found: Logits = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
-    return found
-
-
-def _best(beams: SentenceBeams, log_probs: Logits) -> list[Candidate]:
-    """The best ``2K + 1`` continuations by total, lower beam, lower id; ``log_probs (live beams, V)``."""
-    totals = np.array([total for _, _, total in beams.live])
-    flat = (totals[:, None] + log_probs.astype(np.float64)).ravel()
-    best = np.argsort(-flat, kind="stable")[: 2 * beams.beam_size + 1]
-    rows, ids = np.divmod(best, log_probs.shape[1])
-    return [
-        Candidate(int(b), int(t), float(log_probs[b, t]), float(flat[i]))
-        for b, t, i in zip(rows, ids, best, strict=True)
-    ]
