@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..config import ModelConfig, StackConfig
 from .family import ACTIVATIONS, Facts, Family, Fields
+from .merges_files import merges_tokenizer
 
 _LAYER = "h.{i}"
 _OURS = "decoder.layers.{i}"
@@ -73,4 +74,5 @@ GPT2 = Family(
     transposed=(r"h\.\d+\..*\.(c_attn|c_proj|c_fc)\.weight",),  # they lie as (in, out)
     dropped=(r"h\.\d+\.attn\.(bias|masked_bias)",),  # masks in old files, which are computed
     copies={"vocabulary.weight": "embedding.weight"},
+    tokenizer=merges_tokenizer,
 )

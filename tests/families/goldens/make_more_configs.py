@@ -36,7 +36,20 @@ ELECTRA = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+OPT = {
+    "vocab_size": 304,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": 2,
+}
 CASES = {
+    "OPTForCausalLM": OPT,
+    "OPTForCausalLM, norms after": {**OPT, "do_layer_norm_before": False, "ffn_dim": 40},
     "PegasusForConditionalGeneration": PEGASUS,
     "ElectraForMaskedLM": ELECTRA,
     "ElectraForSequenceClassification": {**ELECTRA, **CLASSES},
