@@ -19,7 +19,7 @@ from .config_checks import (
 )
 from .dense_config import DenseConfig
 from .languages import LanguageConfig
-from .position_config import RelativeConfig, RopeConfig
+from .position_config import RelativeConfig, RopeConfig, check_longrope
 from .speech import SpeechConfig
 
 NormPlace = Literal["post", "pre", "sandwich"]
@@ -52,6 +52,8 @@ class StackConfig:
     ``attention_scale``  what products of queries and keys are multiplied by; ``None``: ``1 / sqrt(head_dim)`` (section
                          3.2.1)
     ``unturned_layers``  layers of a decoder with rotary positions that have none, from 0 (Kazemnejad et al. 2023)
+    ``parallel``         the feed-forward network of a decoder reads what the attention reads, by a norm of its own, and
+                         both are added (Black et al. 2022, section 2.1); only with ``norm_place`` ``pre``
     ``query_key_norm``   an RMS norm of every head's queries and one of its keys, before positions turn them (Yang et
                          al. 2025, section 2)
     ``attention_cap``    scores of queries and keys stay below it: ``cap * tanh(score / cap)`` (Gemma Team 2024, section
@@ -88,6 +90,7 @@ class StackConfig:
     query_key_norm: bool = False
     unturned_layers: tuple[int, ...] = ()
     attention_cap: float | None = None
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -113,6 +116,7 @@ class StackConfig:
             self.windowed_layers is None or self.window is not None,
             f"windowed_layers {self.windowed_layers} belong to a window",
         )
+        require(not self.parallel or self.norm_place == "pre", "parallel sub-layers need norm_place 'pre'")
         for name in ("windowed_layers", "unturned_layers"):
             self._check_layers(name)
 
@@ -247,6 +251,8 @@ class ModelConfig:
             "a model needs an encoder, a decoder, or both; this one has neither",
         )
         require(self.encoder is None or self.encoder.window is None, "a window belongs to a decoder, not an encoder")
+        parallel = any(stack is not None and stack.parallel for stack in (self.encoder, self.decoder))
+        require(not parallel or self.encoder is None, "parallel sub-layers are for a decoder alone")
         if self.encoder and self.decoder:
             require(
                 self.encoder.d_model == self.decoder.d_model,
@@ -275,18 +281,12 @@ class ModelConfig:
             f"{name} ({value}) must be a token id below {'source_' if own else ''}vocab_size ({size})",
         )
 
-    def _check_longrope(self, head_width: int) -> None:
-        for rope in (self.rope, self.window_rope):
-            if rope is None or rope.scaling != "longrope":
-                continue
-            pairs, found = head_width // 2, len(rope.short_factors)
-            require(found == pairs, f"short_factors ({found}) must be half of head_dim ({head_width}): one a pair")
-            assert rope.original_positions is not None
-            require(
-                self.max_positions <= rope.original_positions,
-                f"max_positions ({self.max_positions}) must be at most original_positions ({rope.original_positions}): "
-                "beyond, longrope positions have other factors",
-            )
+    def _check_ropes(self, head_width: int) -> None:
+        for rope in filter(None, (self.rope, self.window_rope)):
+            turned = rope.rotary_dim or head_width
+            require(turned <= head_width, f"rotary_dim ({turned}) must be at most head_dim ({head_width})")
+            if rope.scaling == "longrope":
+                check_longrope(rope, turned, self.max_positions)
 
     def _check_positions(self) -> None:
         rotary = self.positions == "rotary"
@@ -312,7 +312,7 @@ class ModelConfig:
                 self.decoder.head_width % 2 == 0,
                 f"head_dim ({self.decoder.head_width}) must be even: rotary positions turn pairs",
             )
-            self._check_longrope(self.decoder.head_width)
+            self._check_ropes(self.decoder.head_width)
         for stack in (self.encoder, self.decoder):
             require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
         require(

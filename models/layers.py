@@ -88,9 +88,13 @@ class Rotary(nn.Module):
 
     def __init__(self, config: RopeConfig, head_dim: int, max_positions: int) -> None:
         super().__init__()
-        angle = torch.arange(max_positions, dtype=torch.float64)[:, None] * rotary_frequencies(config, head_dim)
-        self.register_buffer("cosine", (config.attention_factor * angle.cos()).float(), persistent=False)
-        self.register_buffer("sine", (config.attention_factor * angle.sin()).float(), persistent=False)
+        turned = config.rotary_dim or head_dim
+        angle = torch.arange(max_positions, dtype=torch.float64)[:, None] * rotary_frequencies(config, turned)
+        tables = (config.attention_factor * angle.cos(), config.attention_factor * angle.sin())
+        still = (head_dim - turned) // 2  # pairs that stay as they are
+        cosine, sine = (F.pad(table, (0, still), value=value) for table, value in zip(tables, (1.0, 0.0), strict=True))
+        self.register_buffer("cosine", cosine.float(), persistent=False)
+        self.register_buffer("sine", sine.float(), persistent=False)
         self.turn = rotate_halves
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config_checks import MOST_ROWS, check_size, check_types, require
+from .config_checks import MOST_ROWS, MOST_WIDTH, check_size, check_types, require
 
 RopeScaling = Literal["none", "linear", "llama3", "yarn", "longrope"]
 
@@ -25,6 +25,9 @@ class RopeConfig:
     ``original_positions`` (Ding et al. 2024, section 3.3); beyond, others hold, and nothing is read.
 
     ``attention_factor`` multiplies what was turned, queries and keys alike (there, section 3.4).
+
+    ``rotary_dim``: how many numbers of a head turn (Black et al. 2022, section 2.1), ``None``: all of them. They are
+    the first ``rotary_dim / 2`` of either half of the head; the frequencies are those of a head of that width.
     """
 
     theta: float = 10000.0
@@ -38,6 +41,7 @@ class RopeConfig:
     truncate: bool = True
     attention_factor: float = 1.0
     short_factors: tuple[float, ...] = ()
+    rotary_dim: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -64,7 +68,26 @@ class RopeConfig:
             bool(self.short_factors) == (self.scaling == "longrope"),
             f"short_factors ({len(self.short_factors)}) belong to longrope scaling, and it to them",
         )
+        if self.rotary_dim is not None:
+            check_size(self, "rotary_dim", MOST_WIDTH)
+            require(self.rotary_dim % 2 == 0, f"rotary_dim ({self.rotary_dim}) must be even: positions turn pairs")
         require(self.scaling != "yarn" or self.theta > 1, f"theta ({self.theta}) must be above 1 for yarn scaling")
+
+
+def check_longrope(rope: RopeConfig, turned: int, max_positions: int) -> None:
+    """Refuse ``longrope`` positions that a head, ``turned`` numbers of which turn, or a context cannot have.
+
+    Raises:
+        ConfigError: it can not.
+    """
+    pairs, found = turned // 2, len(rope.short_factors)
+    require(found == pairs, f"short_factors ({found}) must be half of head_dim ({turned}): one a pair")
+    assert rope.original_positions is not None
+    require(
+        max_positions <= rope.original_positions,
+        f"max_positions ({max_positions}) must be at most original_positions ({rope.original_positions}): "
+        "beyond, longrope positions have other factors",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,7 @@ class DecoderLayer(nn.Module):
         self.cross_residual = Residual(config, dropout) if cross else None
         self.feed_forward = FeedForward(config)
         self.feed_forward_residual = Residual(config, dropout)
+        self.parallel = config.parallel
 
     def forward(
         self,
@@ -71,7 +72,7 @@ class DecoderLayer(nn.Module):
         rotate: Rotate | None,
     ) -> tuple[Tensor, KeyValue]:
         """``x (R, T, D)`` and what the cache holds -> ``(R, T, D)`` and the cache with this call's keys and values."""
-        h = self.attention_residual.before(x)
+        h, read = self.attention_residual.before(x), x
         present = self.attention.key_value(h, rotate)
         if past is not None:
             present = (torch.cat([past[0], present[0]], dim=2), torch.cat([past[1], present[1]], dim=2))
@@ -79,7 +80,8 @@ class DecoderLayer(nn.Module):
         if self.cross_attention is not None and self.cross_residual is not None:
             assert cross is not None and cross_mask is not None
             x = self._attend_to_source(x, cross, cross_mask)
-        return self.feed_forward_residual.after(x, self.feed_forward(self.feed_forward_residual.before(x))), present
+        h = self.feed_forward_residual.before(read if self.parallel else x)
+        return self.feed_forward_residual.after(x, self.feed_forward(h)), present
 
     def _attend_to_source(self, x: Tensor, cross: KeyValue, cross_mask: Tensor) -> Tensor:
         """Cross-attention (section 3.2.3). The beams of a sentence enter as its query rows: K/V are never repeated."""

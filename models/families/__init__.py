@@ -20,6 +20,7 @@ from .electra import ELECTRA
 from .family import ACTIVATIONS, Facts, Family, Fields
 from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
+from .gpt_neox import GPT_NEOX
 from .llama import LLAMA
 from .m2m100 import M2M100
 from .marian import MARIAN
@@ -37,7 +38,7 @@ from .whisper import WHISPER
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
 _ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, T5_ENCODER, MT5_ENCODER)
-_DECODERS = (LLAMA, GPT2, OPT, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
+_DECODERS = (LLAMA, GPT2, OPT, GPT_NEOX, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
 _BOTH = (MARIAN, BART, MBART, M2M100, PEGASUS, T5, MT5, WHISPER)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, *_BOTH)
 

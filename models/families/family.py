@@ -44,6 +44,10 @@ HARMLESS = frozenset(_HARMLESS.split())
 MAX_ENDS = 64
 """Tokens that may end a text, as many as a bundle holds."""
 _ABSENT = object()
+_FUNCTIONS = tuple(
+    "adapt prepared computed unread_rows tokenizer source_tokenizer languages speech".split()  # noqa: SIM905
+)
+"""Of a row, by their fields."""
 _OLD_ENDS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """How names ended in the first releases of BERT's weights."""
 
@@ -205,9 +209,10 @@ class Family:
     head does not use. ``transposed``: those of matrices that lie as ``(in, out)``. ``copies``: our names of tensors
     that must equal a parameter where there is none of their own, or stand for it where it is not in the file.
     ``zeros``: parameters that are 0 where a file lacks them. ``adapt``: their tensor, under our name, as this network
-    has it. ``computed``: parameters that no file holds. ``unread_rows``: how many rows at the beginning of a parameter
-    no text reads, by our name. ``tokenizer``: the contents of a ``tokenizer.json`` out of the other files of a folder;
-    ``None`` where they are not there. ``source_tokenizer``: the same, and the token that ends a text, of sources with a
+    has it. ``prepared``: all of their tensors as the other fields speak of them, where a file has them otherwise.
+    ``computed``: parameters that no file holds. ``unread_rows``: how many rows at the beginning of a parameter no text
+    reads, by our name. ``tokenizer``: the contents of a ``tokenizer.json`` out of the other files of a folder; ``None``
+    where they are not there. ``source_tokenizer``: the same, and the token that ends a text, of sources with a
     vocabulary of their own. ``languages``: those that texts choose from, of a folder, its configuration, its
     tokenizer, and the tokens that this puts around a text. ``speech``: see :class:`Facts`, of what
     ``generation_config.json`` and ``config.json`` say together, a tokenizer, and where that is.
@@ -225,6 +230,7 @@ class Family:
     transposed: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     adapt: Callable[[str, Tensor, Facts], Tensor] = lambda name, tensor, facts: tensor
+    prepared: Callable[[Mapping[str, Tensor], ModelConfig], Mapping[str, Tensor]] = lambda tensors, config: tensors
     computed: Callable[[ModelConfig], Mapping[str, Tensor]] = lambda _: {}
     unread_rows: Callable[[ModelConfig], Mapping[str, int]] = lambda _: {}
     tokenizer: Callable[[Path, Mapping[str, Any]], str | None] = lambda folder, config: None
@@ -241,7 +247,7 @@ class Family:
             raise ConfigError("architectures is empty, expected the names that stand in config.json")
         if not callable(self.config):
             raise ConfigError(f"config is {self.config!r}, expected a function of Fields and Facts")
-        for name in ("adapt", "computed", "unread_rows", "tokenizer", "source_tokenizer", "languages", "speech"):
+        for name in _FUNCTIONS:
             if not callable(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected a function")
         self._check_names()
@@ -338,7 +344,7 @@ def build(
     found: dict[str, Tensor] = {}
     copies: list[tuple[str, Tensor]] = []
     faults: list[str] = []
-    for name, tensor in tensors.items():
+    for name, tensor in family.prepared(tensors, plan.config).items():
         try:
             parts = family.parts(name, tensor)
         except CheckpointError as error:

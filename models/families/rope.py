@@ -40,6 +40,30 @@ def rope_of(fields: Fields, theta: float = 10000.0) -> Callable[[], RopeConfig]:
     return rope_from(fields, newer or older or {}, theta if stated is None else stated)
 
 
+def partial_rope_of(
+    fields: Fields, head_dim: Any, share: float, *, share_field: str, theta_field: str = "rope_theta"
+) -> Callable[[], RopeConfig]:
+    """As :func:`rope_of`, where a ``share`` of the numbers of a head turn, unless the file says otherwise.
+
+    ``share_field`` and ``theta_field`` say so in files older than ``rope_parameters``.
+    """
+    newer, older = fields.get("rope_parameters", dict, {}), fields.get("rope_scaling", dict, {})
+    parameters = dict(newer or older or {})
+    theta = fields.get(theta_field, (int, float), parameters.pop("rope_theta", 10000.0))
+    stated = fields.get(share_field, (int, float), None)
+    stated = parameters.pop("partial_rotary_factor", share if stated is None else stated)
+    if share_field != "partial_rotary_factor":
+        fields.only(partial_rotary_factor=stated)
+    if not isinstance(stated, int | float) or isinstance(stated, bool) or not 0 < stated <= 1:
+        fields.faults.append(f"{share_field} is {stated!r}, expected a number above 0, and 1 at most")
+        return RopeConfig
+    if parameters.get("rope_type", parameters.get("type")) == "longrope" and _ORIGINAL not in parameters:
+        parameters[_ORIGINAL] = fields.get(_ORIGINAL, int)
+    fields.ignore(_ORIGINAL)
+    make, turned = rope_from(fields, parameters, theta), int((head_dim or 0) * stated)
+    return lambda: replace(make(), rotary_dim=None if turned == head_dim else turned)
+
+
 def rope_from(fields: Fields, parameters: Mapping[str, Any], theta: Any) -> Callable[[], RopeConfig]:
     """What makes the :class:`RopeConfig` of one object of parameters; ``theta`` where it names none."""
     given = {name: value for name, value in parameters.items() if value is not None}

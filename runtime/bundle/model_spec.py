@@ -255,6 +255,7 @@ REFERENCE_ONLY = frozenset(
     | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform", "window_rope", "logit_cap"}
     | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
     | {"attention_output_bias", "window", "windowed_layers", "query_key_norm", "unturned_layers", "attention_cap"}
+    | {"parallel"}
 )
 
 

@@ -140,6 +140,7 @@ def test_a_stack_refuses(change: dict[str, Any], message: str) -> None:
             {"mask_splits_text": True, "head": "embedding", "pooling": "mean"},
             "mask_splits_text belongs to the vocabulary of an encoder alone",
         ),
+        ({"encoder": StackConfig(**STACK, norm_place="pre", parallel=True)}, "parallel sub-layers are for a decoder"),
         ({"embedding_width": 4}, "embedding_width is for an encoder alone, and its vocabulary needs a head_transform"),
         ({"embedding_width": 0, "head_transform": "gelu"}, r"embedding_width \(0\) must be positive"),
         ({"embedding_width": 4, "decoder": StackConfig(**STACK)}, "embedding_width is for an encoder alone"),
@@ -183,6 +184,24 @@ def test_rotary_positions_refuse_a_context_beyond_any_network() -> None:
 def test_relative_positions_refuse(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RelativeConfig(**change)
+
+
+def test_parallel_sub_layers_are_normalized_before() -> None:
+    with pytest.raises(ConfigError, match="parallel sub-layers need norm_place 'pre'"):
+        StackConfig(**STACK, parallel=True)
+
+
+@pytest.mark.parametrize(
+    ("dim", "message"),
+    [
+        (3, r"rotary_dim \(3\) must be even"),
+        (0, r"rotary_dim \(0\) must be positive"),
+        (6, r"rotary_dim \(6\) must be at most head_dim \(4\)"),
+    ],
+)
+def test_numbers_of_a_head_that_turn(dim: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**MODEL, decoder=StackConfig(**STACK), positions="rotary", rope=RopeConfig(rotary_dim=dim))
 
 
 @pytest.mark.parametrize("width", [0, 2**20 + 1])

@@ -47,7 +47,29 @@ OPT = {
     "eos_token_id": 0,
     "pad_token_id": 2,
 }
+NEOX = {
+    "vocab_size": 304,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 96,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+}
+NEOX_AFTER = {
+    **NEOX,
+    "use_parallel_residual": False,
+    "attention_bias": False,
+    "tie_word_embeddings": True,
+    "hidden_act": "relu",
+    "layer_norm_eps": 0.1,
+    "rotary_emb_base": 500.0,
+    "rotary_pct": 0.5,
+}
 CASES = {
+    "GPTNeoXForCausalLM": NEOX,
+    "GPTNeoXForCausalLM, one after the other": NEOX_AFTER,
     "OPTForCausalLM": OPT,
     "OPTForCausalLM, norms after": {**OPT, "do_layer_norm_before": False, "ffn_dim": 40},
     "PegasusForConditionalGeneration": PEGASUS,
