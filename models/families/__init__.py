@@ -28,6 +28,7 @@ from .mbart import MBART
 from .mistral import MISTRAL
 from .opt import OPT
 from .pegasus import PEGASUS
+from .phi3 import PHI3
 from .qwen import QWEN2, QWEN3
 from .roberta import ROBERTA, XLM_ROBERTA
 from .smollm3 import SMOLLM3
@@ -38,7 +39,7 @@ from .whisper import WHISPER
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
 _ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, T5_ENCODER, MT5_ENCODER)
-_DECODERS = (LLAMA, GPT2, OPT, GPT_NEOX, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
+_DECODERS = (LLAMA, GPT2, OPT, GPT_NEOX, PHI3, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
 _BOTH = (MARIAN, BART, MBART, M2M100, PEGASUS, T5, MT5, WHISPER)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, *_BOTH)
 

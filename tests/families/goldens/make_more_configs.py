@@ -67,7 +67,41 @@ NEOX_AFTER = {
     "rotary_emb_base": 500.0,
     "rotary_pct": 0.5,
 }
+PHI3 = {
+    "vocab_size": 304,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 96,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": 2,
+}
+PHI4 = {
+    **PHI3,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 0.1,
+    "hidden_act": "gelu_pytorch_tanh",
+    "rope_theta": 500.0,
+    "partial_rotary_factor": 0.75,
+}
+LONGROPE = {
+    **PHI3,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 500.0,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 4.5],
+        "long_factor": [3.0, 4.5, 6.0, 9.0, 12.0, 18.0],
+    },
+}
 CASES = {
+    "Phi3ForCausalLM, as Phi-3": {**PHI3, "num_key_value_heads": 4, "sliding_window": 7},
+    "Phi3ForCausalLM, as Phi-4": PHI4,
+    "Phi3ForCausalLM, longrope": LONGROPE,
     "GPTNeoXForCausalLM": NEOX,
     "GPTNeoXForCausalLM, one after the other": NEOX_AFTER,
     "OPTForCausalLM": OPT,
