@@ -48,8 +48,10 @@ def _prepared(tensors: Mapping[str, Tensor], config: ModelConfig) -> Mapping[str
         if match is None or tensor.ndim != 2 or tensor.shape[0] != head_dim * sum(heads.values()):
             found[name] = tensor  # a fused one of another size is no tensor that is known
             continue
-        parts = tensor.split([head_dim * count for count in heads.values()])
-        for (part, count), values in zip(heads.items(), parts, strict=True):
+        first = 0
+        for part, count in heads.items():
+            values = tensor[first : first + head_dim * count]
+            first += head_dim * count
             by_head = values.reshape(count, head_dim, -1)
             turned = by_head if part == "v_proj" else by_head[:, rows]
             found[f"{match[1]}{part}{match[2]}"] = turned.reshape(values.shape)
