@@ -223,6 +223,17 @@ def test_vectors_are_those_of_sentence_transformers(case: str, tmp_path: Path, a
         assert_close(found, np.array(golden["vectors"], np.float32), atol=1e-4)
 
 
+CONFIGS = json.loads((Path(__file__).parent / "goldens" / "more_transformers_4_57_1.json").read_text())
+
+
+@pytest.mark.parametrize("case", ["as sentence-t5", "mT5, no dense"])
+def test_a_configuration_of_release_4(case: str, tmp_path: Path) -> None:
+    folder = encoder_folder(tmp_path / "t5", **CASES[case])
+    expected = open_checkpoint(folder).model.config
+    write_json(folder / "config.json", CONFIGS[f"{CASES[case].get('architecture', 'T5')}EncoderModel"])
+    assert open_checkpoint(folder).model.config == expected
+
+
 def golden_folder(folder: Path, files: dict[str, Any]) -> Path:
     """The files that were written, and parameters by the formula of ``goldens/make_sentence_t5.py``."""
     for name, content in files.items():

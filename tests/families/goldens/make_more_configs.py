@@ -98,7 +98,21 @@ LONGROPE = {
         "long_factor": [3.0, 4.5, 6.0, 9.0, 12.0, 18.0],
     },
 }
+T5 = {
+    "vocab_size": 168,
+    "d_model": 32,
+    "d_kv": 12,
+    "d_ff": 40,
+    "num_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+    "decoder_start_token_id": 0,
+    "n_positions": 128,
+}
 CASES = {
+    "T5EncoderModel": T5,
+    "MT5EncoderModel": {**T5, "feed_forward_proj": "gated-silu", "num_heads": 2},
     "Phi3ForCausalLM, as Phi-3": {**PHI3, "num_key_value_heads": 4, "sliding_window": 7},
     "Phi3ForCausalLM, as Phi-4": PHI4,
     "Phi3ForCausalLM, longrope": LONGROPE,
