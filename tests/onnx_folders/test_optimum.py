@@ -167,17 +167,25 @@ def test_options_that_are_not_for_it(checkpoint: Path, tmp_path: Path, capsys: p
 def test_an_unknown_architecture_says_that_there_is_another_way(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (checkpoint / "config.json").write_text(json.dumps({"architectures": ["BloomForCausalLM"]}))
     assert main(["export", str(checkpoint), "-o", str(tmp_path / "b")]) == 1
     assert "edgewise export --exporter optimum, see docs/formats.md" in capsys.readouterr().err
 
 
-TINY = {"vocab_size": 304, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-TINY |= {"max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 2}
+TINY: dict[str, Any] = {"vocab_size": 304, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 2}
 OLDER: dict[str, dict[str, Any]] = {
-    "Phi": {"partial_rotary_factor": 0.25, "rope_theta": 1e4},
-    "GPTNeoX": {"rotary_pct": 0.5, "rotary_emb_base": 10000},
+    "Phi": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "partial_rotary_factor": 0.25,
+        "rope_theta": 1e4,
+    },
+    "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
 }
-"""Architectures without a row, and how transformers 4 writes what 5 has in ``rope_parameters``."""
+"""Architectures without a row, as transformers 4 writes them; 5 has some fields in ``rope_parameters``."""
 
 
 @pytest.mark.slow
@@ -191,14 +199,18 @@ def test_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> None:
 
     from ..families.decoders import decoder_folder, library
 
-    share = next(iter(OLDER[name].values()))
-    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": share}
-    config = getattr(transformers, f"{name}Config")(**TINY, rope_parameters=rope)
-    folder = decoder_folder(tmp_path / "tiny", config, seed=1, std=0.3)
+    fields = {**TINY, **OLDER[name]}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": fields.get("partial_rotary_factor", 1.0),
+    }
+    newer = fields if name == "GPTJ" else {**fields, "rope_parameters": rope}
+    folder = decoder_folder(tmp_path / "tiny", getattr(transformers, f"{name}Config")(**newer), seed=1, std=0.3)
     written = json.loads((folder / "config.json").read_text())
-    assert written.pop("rope_parameters")["partial_rotary_factor"] == share
+    assert written.pop("rope_parameters", rope) == rope
     network = library(folder)
-    (folder / "config.json").write_text(json.dumps({**written, **OLDER[name], "transformers_version": "4.57.6"}))
+    (folder / "config.json").write_text(json.dumps({**written, **fields, "transformers_version": "4.57.6"}))
     arguments = ["export", "--exporter", "optimum", str(folder), "-o", str(tmp_path / "b")]
     with pytest.MonkeyPatch.context() as patch:
         few = lambda codec, room: [p for p in probes(codec, room) if p.name.startswith(KEPT)]  # noqa: E731
