@@ -134,6 +134,30 @@ def test_four_bits_are_int4(name: str, suffix: str, tmp_path: Path) -> None:
             assert report.ok, report.summary()
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_embeddings_of_four_bits(symmetric: bool, tmp_path: Path) -> None:
+    """Rows that are looked up in them, and zero points beside the scales."""
+
+    def convert(model: onnx.ModelProto) -> onnx.ModelProto:
+        axes = (("MatMul", 0), ("Gather", 1))
+        quantizer = MatMulNBitsQuantizer(
+            model,
+            block_size=16,
+            is_symmetric=symmetric,
+            op_types_to_quantize=tuple(op for op, _ in axes),
+            quant_axes=axes,
+        )
+        quantizer.process()
+        made: onnx.ModelProto = quantizer.model.model
+        assert any(node.op_type == "GatherBlockQuantized" for node in made.graph.node)
+        return made
+
+    made = export(converted("llama", tmp_path, "_q4", convert), tmp_path / "b")
+    for target in ("cpu", "openvino"):
+        with load(made, target, "int4", threads=1) as session:
+            assert session.verify().ok
+
+
 def test_float32_goes_before_half_precision_and_is_the_reference_of_four_bits(tmp_path: Path) -> None:
     folder = converted("llama", tmp_path / "a", "_q4", lambda model: four_bits(model, level=4), keep=True)
     onnx.save(half(True)(onnx.load(folder / "model.onnx")), folder / "model_fp16.onnx")
