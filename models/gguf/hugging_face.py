@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from .gemma import gemma_fields
 from .llama import ARCHITECTURES, LlamaParameters, llama_tensor, tensor_shapes
 from .metadata import lookup, refuse
+from .phi3 import phi3_fields
 from .reader import GgufFile
 from .vocabulary import Vocabulary
 
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _OF_LAYER = {
     "attn_norm": "input_layernorm",
+    "attn_qkv": "self_attn.qkv_proj",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
@@ -36,6 +38,7 @@ _OF_LAYER = {
 }
 # Where what a sub-layer gives is normalized too: elsewhere the first of these names is that of the second's norm.
 _WITH_BRANCHES = {"post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm"}
+_FUSED = {"ffn_up": "mlp.gate_up_proj"}
 _FIELDS: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False},
     # The file does not say which layers have no positions; llama.cpp takes every fourth.
@@ -49,6 +52,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "attention_bias": False},
     "gemma2": {"architectures": ["Gemma2ForCausalLM"]},
     "gemma3": {"architectures": ["Gemma3ForCausalLM"]},
+    "phi3": {"architectures": ["Phi3ForCausalLM"]},
 }
 # Llama 3.1 stretches slow frequencies; the file holds the result, and these settings of all such models are tried.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -80,6 +84,8 @@ def config_json(file: GgufFile, parameters: LlamaParameters, vocabulary: Vocabul
     }
     ids = {"bos": vocabulary.start_id, "eos": vocabulary.end_id, "pad": vocabulary.pad_id}
     config |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
+    if ARCHITECTURES[parameters["architecture"]].fused:
+        return config | phi3_fields(file, parameters)
     scaling = _rope_scaling(file, parameters)
     return config | ({"rope_scaling": scaling} if scaling else {})
 
@@ -90,22 +96,19 @@ def tensors(file: GgufFile, parameters: LlamaParameters) -> Iterator[tuple[str, 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
     """
-    branches = ARCHITECTURES[parameters["architecture"]].branch_norms
     for name in tensor_shapes(parameters):
         if name != "rope_freqs.weight":  # part of the configuration there
-            yield tensor_name(name, branches), llama_tensor(file, parameters, name)
+            yield tensor_name(name, parameters["architecture"]), llama_tensor(file, parameters, name)
 
 
-def tensor_name(name: str, branches: bool = False) -> str:
-    """The name there of a tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``.
-
-    ``branches``: what a sub-layer gives is normalized, too.
-    """
-    *layer, part, kind = name.split(".")
+def tensor_name(name: str, architecture: str = "llama") -> str:
+    """The name there of a tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``."""
+    *layer, part, name_of_kind = name.split(".")
     if layer:
-        names = _OF_LAYER | _WITH_BRANCHES if branches else _OF_LAYER
-        return f"model.layers.{layer[1]}.{names[part]}.{kind}"
-    return f"{_WHOLE[part]}.{kind}"
+        kind = ARCHITECTURES[architecture]
+        names = _OF_LAYER | (_WITH_BRANCHES if kind.branch_norms else _FUSED if kind.fused else {})
+        return f"model.layers.{layer[1]}.{names[part]}.{name_of_kind}"
+    return f"{_WHOLE[part]}.{name_of_kind}"
 
 
 def _rope_scaling(file: GgufFile, parameters: LlamaParameters) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
-"""A Llama, a Qwen or a Gemma in a GGUF file: hyper-parameters, and weights in the order of rows that PyTorch expects.
+"""A Llama, a Qwen, a Gemma or a Phi-3 in a GGUF file: hyper-parameters, and weights in the order of rows of PyTorch.
 
 Of a Llama llama.cpp rotates neighbouring values of a head (``2j`` and ``2j + 1``, as Su et al. 2021, section 3.4),
 PyTorch code value ``j`` and value ``j + head_dim / 2``. llama.cpp's converter therefore reorders the rows of the query
-and key matrices; here they are put back, exactly, so that positions rotate in halves. Of a Qwen and a Gemma both rotate
-in halves.
+and key matrices; here they are put back, exactly, so that positions rotate in halves. Of the others both rotate in
+halves.
 
 Source: ``LlamaModel.permute`` in the converter of llama.cpp, ``llama_model_rope_type`` in ``llama-model.cpp`` there,
 and ``docs/gguf.md`` of ggml, section "LLM".
@@ -18,7 +18,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from . import gemma
+from . import gemma, phi3
 from .metadata import lookup, refuse
 from .reader import GgufFile
 from .sizes import (
@@ -37,7 +37,8 @@ from .sizes import (
 class Architecture:
     """What one of them has besides a Llama's matrices.
 
-    ``biases`` of parts of a layer, ``head_norms``, and norms of what a sub-layer gives, ``branch_norms``.
+    ``biases`` of parts of a layer, ``head_norms``, and norms of what a sub-layer gives, ``branch_norms``. ``fused``:
+    queries, keys and values are one matrix, and so are the two that a feed-forward network begins with.
 
     ``neighbours``: rows of queries and keys lie so that neighbouring values of a head rotate. ``keys``: others that its
     configuration is read from. ``whole_norms``: the file holds what its norms multiply by, where a family has one less.
@@ -47,6 +48,7 @@ class Architecture:
     biases: tuple[str, ...] = ()
     head_norms: bool = False
     branch_norms: bool = False
+    fused: bool = False
     whole_norms: bool = False
     keys: frozenset[str] = frozenset()
 
@@ -61,6 +63,7 @@ ARCHITECTURES = {
     "qwen3": Architecture(head_norms=True),
     "gemma2": _GEMMA,
     "gemma3": replace(_GEMMA, head_norms=True),
+    "phi3": Architecture(fused=True, keys=phi3.KEYS),
 }
 
 # Keys under the architecture's name that are read below, and those that change nothing that is computed.
@@ -70,6 +73,7 @@ _READ = {
     "rope.dimension_count", "rope.freq_base", "rope.scaling.factor", "rope.scaling.type", "vocab_size",
 }  # fmt: skip
 _WITHOUT_EFFECT = {"rope.scaling.original_context_length", "rope.scaling.finetuned", "tensor_data_layout"}
+_APART = ("attn_q", "attn_k", "attn_v", "ffn_gate")
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
@@ -109,7 +113,7 @@ def llama_parameters(file: GgufFile) -> LlamaParameters:
         refuse(file, f"is a checkpoint of architecture {architecture!r}, expected {known}")
     known_keys_only(file, _READ | ARCHITECTURES[architecture].keys, _WITHOUT_EFFECT)
     heads, width = size(file, "attention.head_count"), size(file, "embedding_length")
-    head_dim = _head_dim(file, width, heads)
+    head_dim = _head_dim(file, width, heads, ARCHITECTURES[architecture].fused)
     found = LlamaParameters(
         architecture=architecture,
         n_layers=size(file, "block_count"),
@@ -151,6 +155,9 @@ def tensor_shapes(parameters: LlamaParameters) -> dict[str, tuple[int, ...]]:
             "ffn_up": (d_ff, d_model),
             "ffn_down": (d_model, d_ff),
         }
+        if kind.fused:
+            of_layer = {name: shape for name, shape in of_layer.items() if name not in _APART}
+            of_layer |= {"attn_qkv": (queries + 2 * keys, d_model), "ffn_up": (2 * d_ff, d_model)}
         if kind.head_norms:
             of_layer |= {"attn_q_norm": (head_dim,), "attn_k_norm": (head_dim,)}
         if kind.branch_norms:
@@ -189,12 +196,12 @@ def _row_order(parameters: LlamaParameters, name: str) -> NDArray[np.intp] | sli
     return slice(None)
 
 
-def _head_dim(file: GgufFile, d_model: int, n_heads: int) -> int:
-    """Width of a head, which must be even and rotate as a whole."""
+def _head_dim(file: GgufFile, d_model: int, n_heads: int, in_part: bool) -> int:
+    """Width of a head, which must be even and rotate as a whole, or ``in_part``."""
     if key_of(file, "attention.key_length") not in file.metadata and d_model % n_heads:
         refuse(file, f"d_model ({d_model}) must be a multiple of n_heads ({n_heads})")
     head_dim = size(file, "attention.key_length", max(d_model // n_heads, 1))
-    for key in ("attention.value_length", "rope.dimension_count"):
+    for key in ("attention.value_length", *(() if in_part else ("rope.dimension_count",))):
         if size(file, key, head_dim) != head_dim:
             key = key_of(file, key)
             refuse(file, f"metadata {key!r} is {file.metadata[key]}, expected head_dim, {head_dim}")

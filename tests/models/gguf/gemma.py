@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from . import tiny
 
 WIDTH, HEADS, KEY_HEADS, HEAD_DIM, INNER, CONTEXT = 64, 4, 2, 32, 96, 96
-LAYERS = {"gemma2": 3, "gemma3": 7, "gpt2": 2}  # the second, the sixth, see all
+LAYERS = {"gemma2": 3, "gemma3": 7, "gpt2": 2, "phi3": 2}  # the second, the sixth, see all
 WINDOW = 5
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 35, 8, 9, 7, 9, 32, 3]
 
@@ -35,6 +35,12 @@ def write_gemma(
     if architecture == "gpt2":
         writer.add_layer_norm_eps(1e-3)
         vocabulary = _byte_level(writer)
+    elif architecture == "phi3":
+        writer.add_head_count_kv(KEY_HEADS)
+        writer.add_layer_norm_rms_eps(1e-3)
+        writer.add_rope_freq_base(5000.0)
+        writer.add_rope_dimension_count(12)
+        vocabulary = _sentencepiece(writer)
     else:
         _metadata_of_gemma(writer, architecture)
         vocabulary = _sentencepiece(writer)
@@ -101,7 +107,7 @@ def shapes(architecture: str, vocabulary: int, tied: bool) -> dict[str, tuple[in
     if architecture == "gpt2":
         found |= {"position_embd.weight": (CONTEXT, WIDTH), "output_norm.bias": (WIDTH,)}
     for layer in range(LAYERS[architecture]):
-        of_layer = _of_gpt2() if architecture == "gpt2" else _of_gemma(architecture)
+        of_layer = {"gpt2": _of_gpt2, "phi3": _of_phi3}.get(architecture, lambda: _of_gemma(architecture))()
         found |= {f"blk.{layer}.{name}": shape for name, shape in of_layer.items()}
     return found if tied else {**found, "output.weight": (vocabulary, WIDTH)}
 
@@ -113,6 +119,15 @@ def _of_gpt2() -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
     biases = {f"{name}.bias": shape[:1] for name, shape in parts.items()}
     return {f"{name}.weight": shape for name, shape in parts.items()} | biases
+
+
+def _of_phi3() -> dict[str, tuple[int, ...]]:
+    fused = WIDTH + 2 * (WIDTH // HEADS) * KEY_HEADS
+    parts: dict[str, tuple[int, ...]] = {
+        "attn_norm": (WIDTH,), "attn_qkv": (fused, WIDTH), "attn_output": (WIDTH, WIDTH), "ffn_norm": (WIDTH,),
+        "ffn_up": (2 * INNER, WIDTH), "ffn_down": (WIDTH, INNER),
+    }  # fmt: skip
+    return {f"{name}.weight": shape for name, shape in parts.items()}
 
 
 def _of_gemma(architecture: str) -> dict[str, tuple[int, ...]]:

