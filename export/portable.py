@@ -32,7 +32,8 @@ Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gel
 MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
 Unsqueeze; windows add Cast, CumSum, Less and Slice, relative positions Cast, Clip, CumSum and Where, a cap of logits
 Tanh, speech Conv; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight,
-transB=1), ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum. No functions, no subgraphs.
+transB=1), ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum, a dense layer after
+them one named ``dense``, Gemm with a bias and MatMul without, and Tanh. No functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
   ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
