@@ -53,7 +53,7 @@ def tolerance_of(precision: str, model: ModelSpec) -> Tolerance:
     """The bounds of a precision for one network; they depend on its shape and on nothing that was recorded."""
     tolerance = TOLERANCES[precision]
     grows, depth = precision in ("int8", "int8-fast"), min(MOST, max(1.0, products(model) / PRODUCTS))
-    noise = depth if grows else 1.0
+    noise, longer = depth if grows else 1.0, math.sqrt(max(1.0, model.vocab_size / FOLDS / FOLDED))
     if grows and model.speech:
         noise, tolerance = MOST, replace(tolerance, agreement=min(tolerance.agreement, HEARD_AGREEMENT))
     return replace(
@@ -63,7 +63,7 @@ def tolerance_of(precision: str, model: ModelSpec) -> Tolerance:
         log_prob=tolerance.log_prob * noise,
         margin=tolerance.margin * noise,
         beside=tolerance.beside * noise,
-        fold=tolerance.fold * (depth if precision == "fp32" else noise) * math.sqrt(max(1.0, model.vocab_size / FOLDS / FOLDED)),
+        fold=tolerance.fold * (depth if precision == "fp32" else noise) * longer,
     )
 
 
