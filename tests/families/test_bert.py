@@ -139,7 +139,7 @@ def test_every_variant_replays_the_reference(variant: str, bundle: Path) -> None
     assert "nearest to their own reference" in report.summary()
 
 
-@pytest.mark.parametrize("tensor", ["position_table", "encoder.layers.1.attention.value.weight"])
+@pytest.mark.parametrize("tensor", ["position_table", "encoder.layers.1.attention.output.weight"])
 def test_a_replay_sees_damage(tensor: str, bundle: Path, tmp_path: Path) -> None:
     damaged = Damaged(bundle, tmp_path / "damaged")
     damaged.put("cpu-fp32", tensor, damaged.tensor("cpu-fp32", tensor) * 1.01)

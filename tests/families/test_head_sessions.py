@@ -89,7 +89,7 @@ def test_every_variant_replays_the_reference(name: str, variant: str, bundle: Ca
     [
         ("classify", "pooler.weight"),
         ("classify", "token_types.weight"),
-        ("tag", "encoder.layers.1.attention.value.weight"),
+        ("tag", "encoder.layers.1.attention.output.weight"),
         ("answer", "token_types.weight"),
         ("fill_mask", "transform.weight"),
         ("regress", "pooler.weight"),
