@@ -62,7 +62,14 @@ def refuse_idle_speech(arguments: argparse.Namespace, task: str) -> None:
 def listener(
     session: Session, arguments: argparse.Namespace, decoding: dict[str, Any]
 ) -> Callable[[list[str]], list[dict[str, Any]]]:
-    """What turns the names of files into results: ``output`` is what the text mode prints."""
+    """What turns the names of files into results: ``output`` is what the text mode prints.
+
+    All files are looked at before the first is written down: what was would be lost with the file that cannot be read.
+    """
+    from .runtime.hearing import windows_of
+
+    speech = session.manifest.model.speech
+    assert speech is not None  # of a bundle that transcribes
     given = {name: getattr(arguments, name) for name in SPEECH if getattr(arguments, name) is not None}
     if "speech_task" in given:
         given["task"] = given.pop("speech_task")
@@ -75,7 +82,12 @@ def listener(
         texts = (_timed(window) if arguments.timestamps else window.text for window in windows)
         return {"output": " ".join(filter(None, texts)), "truncated": False, "windows": [*map(_window, windows)]}
 
-    return lambda files: [answer(file) for file in files]
+    def answers(files: list[str]) -> list[dict[str, Any]]:
+        for file in files:
+            windows_of(read_features(Path(file)), speech)
+        return [answer(file) for file in files]
+
+    return answers
 
 
 def _timed(window: Any) -> str:
@@ -117,12 +129,14 @@ def read_features(file: Path) -> NDArray[np.float32]:
     found = _HEADER.match(data)
     if found is None:
         raise InputError(f"{file} is no .npy file of one array of numbers: save the features with numpy.save")
-    kind, fortran, sizes = (group.decode() for group in found.groups())
+    kind, fortran, sizes = (group.decode(errors="replace") for group in found.groups())
     if kind != "<f4":
         raise InputError(f"{file} holds numbers of type {kind!r}, expected '<f4': save the features as float32")
     shape = tuple(int(size) for size in sizes.split(",") if size.strip())
     rest = len(data) - found.end()
-    if 4 * math.prod(shape) != rest:
+    if len(shape) > 3:
+        raise InputError(f"{file} says an array of {len(shape)} dimensions, expected (windows, bands, frames)")
+    if max(shape, default=0) * 4 > MAX_BYTES or 4 * math.prod(shape) != rest:
         raise InputError(f"{file} says an array of shape {shape}, and has {rest} bytes of it: save it again")
     numbers = np.frombuffer(data, "<f4", offset=found.end()).astype(np.float32, copy=False)
     return numbers.reshape(shape, order="F" if fortran == "True" else "C")

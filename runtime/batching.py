@@ -21,6 +21,11 @@ def memory_budget() -> int:
     return _budget_at(int(time.monotonic()))
 
 
+def memory_alone() -> int:
+    """Bytes that one item may take which cannot be made smaller, as a window of speech: half of what is free."""
+    return (available_memory() or 8 * MAX_BUDGET_BYTES) // 2
+
+
 @lru_cache(maxsize=1)
 def _budget_at(second: int) -> int:
     """Asking the system takes as long as a decoding step, so it is asked once a second."""
@@ -75,12 +80,14 @@ def plan_batches(
     equal: bool = False,
     most_tokens: int | None = None,
     names: Sequence[str] | None = None,
+    alone: int = 0,
 ) -> list[list[int]]:
     """Split items into batches of at most ``most``, longest first. Returns lists of indices.
 
     ``bytes_each(length)``: what one row padded to ``length`` takes; a batch stays within ``budget`` bytes. ``equal``
     puts only items of the same length together. A batch of several items, each padded to the longest, has
-    ``most_tokens`` tokens at most. ``names`` of the items begin messages, by default ``text`` and their index.
+    ``most_tokens`` tokens at most. ``alone``: bytes that one item may take by itself, where they are more than
+    ``budget``. ``names`` of the items begin messages, by default ``text`` and their index.
 
     Raises:
         InputError: one item alone exceeds the budget.
@@ -91,7 +98,7 @@ def plan_batches(
         if room == 0 or (equal and lengths[i] != longest):
             longest = lengths[i]
             name = names[i] if names else f"text {i}"
-            room = min(most, _rows_that_fit(name, bytes_each(longest), budget))
+            room = min(most, _rows_that_fit(name, bytes_each(longest), budget, alone))
             if most_tokens is not None:
                 room = min(room, max(1, most_tokens // longest))
             batches.append([])
@@ -100,13 +107,13 @@ def plan_batches(
     return batches
 
 
-def _rows_that_fit(name: str, needed: int, budget: int) -> int:
-    if needed > budget:
+def _rows_that_fit(name: str, needed: int, budget: int, alone: int = 0) -> int:
+    if needed > (most := max(budget, alone)):
         raise InputError(
-            f"{name} would need about {needed >> 20} MiB of memory and {budget >> 20} MiB may be used: "
+            f"{name} would need about {needed >> 20} MiB of memory and {most >> 20} MiB may be used: "
             "shorten it, or lower beam_size, samples, alternatives or max_new_tokens"
         )
-    return budget // max(1, needed)
+    return max(1, budget // max(1, needed))
 
 
 def in_order(batches: Iterable[Sequence[int]], results: Iterable[Sequence[_R]]) -> list[_R]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from .bundle.speech import TIMES_A_SECOND
 from .results import Segment
@@ -21,6 +22,17 @@ def segments_of(
         Segment(start=start, end=end, text=tokenizer.decode(words), tokens=tuple(words))
         for start, words, end in _pieces(spoken, first_time)
     )
+
+
+def up_to(segments: Sequence[Segment], length: int) -> tuple[Segment, ...]:
+    """What of ``segments`` stands before a stop string: their first ``length`` characters. The last has no end."""
+    kept = list[Segment]()
+    for segment in segments:
+        if length > 0:
+            whole = len(segment.text) <= length
+            kept.append(segment if whole else replace(segment, text=segment.text[:length], end=None))
+        length -= len(segment.text)
+    return tuple(kept)
 
 
 def _pieces(tokens: Sequence[int], first_time: int) -> Iterator[tuple[float, list[int], float | None]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import ContextLengthError
 from .arguments import Batching
-from .batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
+from .batching import decoder_bytes, encoder_bytes, in_order, memory_alone, memory_budget, plan_batches
 from .bundle.manifest import Manifest
 from .bundle.model_spec import ModelSpec
 from .bundle.speech import SpeechSpec, SpeechTask
@@ -21,9 +21,9 @@ from .hearing import FirstStep, first_steps
 from .inputs import Prepared, prepare_prefix
 from .interrupt import Watch
 from .options import DecodingOptions
-from .results import Segment, Transcription
+from .results import Generation, Segment, Transcription
 from .rules import Rule
-from .segments import segments_of
+from .segments import segments_of, up_to
 from .speech_rules import BeginSuppress, Timestamps
 from .streaming import stream_pieces
 from .tokenizer import Tokenizer
@@ -34,7 +34,7 @@ class Asked:
     """How windows are to be written down; the tuples have one of each.
 
     ``languages``: ``None`` where it is to be found. ``previous``: tokens of the texts that came before. ``prefixes``:
-    what results begin with.
+    what results begin with. ``limited``: whether ``max_new_tokens`` is the caller's, and no recommendation.
     """
 
     options: DecodingOptions
@@ -43,6 +43,7 @@ class Asked:
     timestamps: bool
     previous: tuple[tuple[int, ...], ...]
     prefixes: tuple[str, ...]
+    limited: bool
     watch: Watch
 
 
@@ -64,7 +65,9 @@ class Transcriber:
         """
         some = next(iter(self.speech.languages), None)  # each has one token
         prompts = [len(self._prompt(asked, i, some)) for i in range(len(asked.languages))]
-        limits = {length: _limit(self.manifest, length, asked.options) for length in prompts}
+        limits = {length: _limit(self.manifest, length, asked) for length in prompts}
+        for i, length in enumerate(prompts):
+            self._prefix(asked, i, limits[length])  # refused before anything is computed
         heard = encoder_bytes(self.model, self.speech.positions)
 
         def bytes_each(prompt: int) -> int:
@@ -72,7 +75,9 @@ class Transcriber:
             return heard + decoder_bytes(self.model, prompt, positions, asked.options.rows)
 
         names = [f"window {i}" for i in range(len(prompts))]
-        return plan_batches(prompts, bytes_each, batch_size, memory_budget(), equal=True, names=names)
+        return plan_batches(
+            prompts, bytes_each, batch_size, memory_budget(), equal=True, names=names, alone=memory_alone()
+        )
 
     def write(self, windows: Floats, asked: Asked, batching: Batching) -> list[Transcription]:
         """A result for each of ``windows (B, bands, frames)``."""
@@ -91,6 +96,8 @@ class Transcriber:
     def stream(self, windows: Floats, asked: Asked) -> Generator[str]:
         """Text of the one window ``(1, bands, frames)`` as it comes, without white space before it."""
         self.check()
+        if asked.watch.reason():
+            return
         memory, (first,) = self._heard(windows, asked.languages)
         request, options = self._request(asked, 0, first), asked.options
         begun = False
@@ -124,18 +131,22 @@ class Transcriber:
         return self.speech.prompt(self.model.start_id, language, asked.task, asked.timestamps, asked.previous[place])
 
     def _request(self, asked: Asked, place: int, first: FirstStep) -> Request:
-        options, name, prefix = asked.options, f"window {place}", asked.prefixes[place].strip()
+        options, name = asked.options, f"window {place}"
         prompt = self._prompt(asked, place, first.language)
-        limit = _limit(self.manifest, len(prompt), options)
+        limit = _limit(self.manifest, len(prompt), asked)
         return Request(
             source=Prepared(ids=(), prompt=prompt),
             limit=limit,
-            prefix=prepare_prefix(self.tokenizer, f" {prefix}" if prefix else "", limit, options, name),
+            prefix=self._prefix(asked, place, limit),
             text_of=self.tokenizer.text_after(()) if options.stop else None,
             name=name,
             silent=(self.model.end_id,),
             rules=tuple(self._rules(asked.timestamps)),
         )
+
+    def _prefix(self, asked: Asked, place: int, limit: int) -> tuple[int, ...]:
+        text = asked.prefixes[place].strip()
+        return prepare_prefix(self.tokenizer, f" {text}" if text else "", limit, asked.options, f"window {place}")
 
     def _rules(self, timestamps: bool) -> Iterator[Rule]:
         speech = self.speech
@@ -155,20 +166,21 @@ class Transcriber:
                 language=first.language,
                 language_probability=first.language_probability,
                 no_speech_probability=first.no_speech_probability,
-                segments=self._segments(generation.tokens) if asked.timestamps else (),
+                segments=self._segments(generation) if asked.timestamps else (),
                 timings=generation.timings,
             )
             for first, generation in zip(firsts, made, strict=True)
         ]
 
-    def _segments(self, tokens: Sequence[int]) -> tuple[Segment, ...]:
-        return segments_of(self.tokenizer, tokens, self.speech.first_time, (self.model.end_id,))
+    def _segments(self, found: Generation) -> tuple[Segment, ...]:
+        segments = segments_of(self.tokenizer, found.tokens, self.speech.first_time, (self.model.end_id,))
+        return up_to(segments, len(found.text)) if found.hypotheses[0].finish_reason == "stop" else segments
 
 
-def _limit(manifest: Manifest, prompt: int, options: DecodingOptions) -> int:
+def _limit(manifest: Manifest, prompt: int, how: Asked) -> int:
     """Most new tokens behind a prompt, by default half of the context (``sample_len`` of openai's ``DecodingTask``)."""
     room = manifest.max_context + 1 - prompt
-    option = "min_new_tokens" if options.max_new_tokens is None else "max_new_tokens"
+    options, option = how.options, "max_new_tokens" if how.limited else "min_new_tokens"
     asked: int = getattr(options, option)
     if asked > room:
         raise ContextLengthError(

@@ -92,7 +92,7 @@ class Transcribing:
         if max(asked.options.n_best, asked.options.rows if asked.options.beam_size == 1 else 1) > 1:
             raise InputError("transcribe_stream gives one result, and several are asked for: call transcribe")
         writer.batches(asked, 1)  # refuses what memory, or the context, does not hold
-        return writer.stream(windows, asked)
+        return writer.stream(windows.copy(), asked)  # read later than it was checked
 
     def _transcriber(self) -> Transcriber:
         return Transcriber(self.engine, self.manifest, self.tokenizer, self._check)
@@ -105,6 +105,8 @@ class Transcribing:
             raise InputError(f"timestamps ({shown(timestamps)}) must be True or False")
         given: Any = {name: value for name, value in arguments.items() if name not in _STEERING}
         options, prefixes = self._options(given), each(arguments.get("prefix", ""), windows)
+        if not all(isinstance(prefix, str) for prefix in prefixes):
+            raise InputError(f"prefix ({shown(arguments.get('prefix'))}) must be a string, or a list of strings")
         if timestamps and any(prefixes):
             raise InputError("prefix and timestamps contradict each other: a result with times begins with one")
         return Asked(
@@ -114,6 +116,7 @@ class Transcribing:
             timestamps=timestamps,
             previous=_previous(self.manifest, self.tokenizer, arguments.get("previous", ""), windows),
             prefixes=tuple(prefixes),
+            limited=arguments.get("max_new_tokens") is not None,
             watch=Watch(arguments.get("cancellation"), options.deadline),
         )
 

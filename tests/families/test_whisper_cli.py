@@ -71,6 +71,21 @@ def test_what_the_results_of_others_do_not_lose(files: list[str], capsys: pytest
     assert "one.npyx cannot be read (No such file or directory): name a .npy file of log-mel features" in said.err
 
 
+def test_no_file_is_written_down_twice_for_one_that_cannot_be_read(
+    files: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    heard, transcribe = list[int](), edgewise.Session.transcribe
+
+    def counted(session: edgewise.Session, features: Any, **options: Any) -> Any:
+        heard.append(features.ndim)
+        return transcribe(session, features, **options)
+
+    monkeypatch.setattr(edgewise.Session, "transcribe", counted)
+    np.save(tmp_path / "short.npy", np.zeros((8, 40), np.float32))
+    assert main(["run", str(whisper_bundle(SEVERAL)), *files, str(tmp_path / "short.npy"), *RUN]) == 1
+    assert heard == [2, 3]
+
+
 USAGE: dict[str, list[str]] = {
     "--from, --to: a bundle made for transcribe takes --language and --translate": ["--from", "de"],
     "--overflow truncate: a bundle made for transcribe takes whole windows": ["--overflow", "truncate"],
@@ -115,6 +130,9 @@ BAD: dict[str, bytes] = {
     r"holds numbers of type '\|O', expected": header(FLOAT.replace("<f4", "|O"), rest=b"pickle"),
     r"says an array of shape \(2, 3\), and has 23 bytes of it": header(FLOAT, rest=bytes(23)),
     r"says an array of shape \(9+,\), and has 0 bytes": header(FLOAT.replace("(2, 3)", f"({'9' * 18},)")),
+    r"says an array of shape \(0, 9+\), and has": header(FLOAT.replace("(2, 3)", f"(0, {'9' * 18})")),
+    "says an array of 70 dimensions, expected": header(FLOAT.replace("(2, 3)", f"({'1, ' * 70})"), rest=bytes(4)),
+    "holds numbers of type '<f\ufffd', expected": header(FLOAT).replace(b"<f4", b"<f\xff"),
 }
 
 

@@ -168,7 +168,7 @@ def test_one_window_or_a_batch_in_any_batches() -> None:
     assert session.transcribe(features[:0]) == []
 
 
-@pytest.mark.parametrize("options", [{}, {"beam_size": 3}, {"timestamps": True}, {"prefix": "what"}, {"stop": ["do"]}])
+@pytest.mark.parametrize("options", [{}, {"beam_size": 3}, {"timestamps": True}, {"prefix": "what"}, {"stop": ["F"]}])
 def test_a_stream_joins_to_the_text(options: dict[str, Any]) -> None:
     options = {"beam_size": 1, "max_new_tokens": LIMIT, "no_repeat_ngram": 2, **options}
     session, window = opened(SEVERAL), windows(SEVERAL)[2]
@@ -176,6 +176,26 @@ def test_a_stream_joins_to_the_text(options: dict[str, Any]) -> None:
     pieces = [*session.transcribe_stream(window, **options)]
     assert "".join(pieces).rstrip() == whole.text
     assert whole.text.startswith(options.get("prefix", ""))
+    assert (whole.finish_reason == "stop") == ("stop" in options)
+
+
+def test_a_stream_is_of_the_features_that_it_was_given() -> None:
+    session, window = opened(SEVERAL), windows(SEVERAL)[2].copy()
+    expected = session.transcribe(window, beam_size=1, max_new_tokens=LIMIT)
+    pieces = session.transcribe_stream(window, max_new_tokens=LIMIT)
+    window[:] = windows(SEVERAL)[0]
+    assert "".join(pieces).rstrip() == expected.text
+
+
+def test_segments_end_before_a_stop_string() -> None:
+    session, window = opened(SEVERAL), windows(SEVERAL)[2]
+    asked: dict[str, Any] = {"timestamps": True, "beam_size": 1, "max_new_tokens": LIMIT}
+    whole = session.transcribe(window, **asked)
+    stop = whole.text[len(whole.text) // 2 :][:2]
+    found = session.transcribe(window, stop=[stop], **asked)
+    assert found.finish_reason == "stop"
+    assert "".join(segment.text for segment in found.segments).strip() == found.text
+    assert found.text == whole.text[: whole.text.index(stop)].rstrip()
 
 
 def test_options_of_decoding() -> None:
@@ -260,6 +280,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     r"previous \(3\) must be a string, or a list of one for each of 4 windows": {"previous": 3},
     r"previous \(None\) must be a string, or a list of strings": {"previous": None},
     r"prefix \(\['a'\]\) must be a string, or a list of one for each of 4 texts": {"prefix": ["a"]},
+    r"prefix \(\[None, 'a', 'a', 'a'\]\) must be a string, or a list of strings": {"prefix": [None, "a", "a", "a"]},
     "transcribe takes no grammar, it takes ": {"grammar": edgewise.Grammar(regex="a")},
     r"batch_size \(0\) must be an integer of at least 1": {"batch_size": 0},
     r"beam_size \(999\) must be at most \d+, half of the vocabulary": {"beam_size": 999},
@@ -277,6 +298,23 @@ def test_more_tokens_than_the_context_has_room_for() -> None:
         opened(SEVERAL).transcribe(windows(SEVERAL)[0], max_new_tokens=62)
     with pytest.raises(ContextLengthError, match=r"min_new_tokens \(40\) does not fit: a prompt of 36 tokens"):
         opened(SEVERAL).transcribe(windows(SEVERAL)[0], previous="a " * 50, min_new_tokens=40)
+
+
+def test_fewer_tokens_than_a_bundle_recommends_where_a_prompt_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(whisper_bundle(SEVERAL), "cpu", "fp32", threads=1)
+    assert session.manifest.generation is not None
+    generation = replace(session.manifest.generation, max_new_tokens=63)
+    monkeypatch.setattr(session, "manifest", replace(session.manifest, generation=generation))
+    found = session.transcribe(windows(SEVERAL)[0], beam_size=1, suppress=["<|endoftext|>"])
+    assert (len(found.tokens), found.finish_reason) == (61, "length")
+
+
+def test_prefixes_are_refused_before_anything_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, heard = load(whisper_bundle(SEVERAL), "cpu", "fp32", threads=1), list[int]()
+    monkeypatch.setattr(session.engine, "encode_features", lambda *_: heard.append(1), raising=False)
+    with pytest.raises(InputError, match="the prefix of window 3 has 12 tokens and a result 3 at most"):
+        session.transcribe(windows(SEVERAL), batch_size=1, max_new_tokens=3, prefix=["", "", "", "a b c d e f g"])
+    assert not heard
 
 
 def test_what_one_language_and_other_bundles_refuse() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from edgewise.errors import InputError
 from edgewise.runtime import batching
-from edgewise.runtime.batching import decoder_bytes, encoder_bytes, in_order, memory_budget, plan_batches
+from edgewise.runtime.batching import decoder_bytes, encoder_bytes, in_order, memory_alone, memory_budget, plan_batches
 from edgewise.runtime.bundle.model_spec import ModelSpec, StackSpec
 
 
@@ -43,6 +43,19 @@ def test_nothing_makes_no_batches() -> None:
 def test_an_item_too_large_for_memory_is_refused() -> None:
     with pytest.raises(InputError, match="text 1 would need about 9 MiB of memory and 4 MiB may be used: shorten it"):
         plan_batches([1, 9], lambda length: length << 20, 8, 4 << 20)
+
+
+def test_what_cannot_be_made_smaller_may_take_more_by_itself() -> None:
+    assert plan_batches([1, 9, 9], lambda length: length << 20, 8, 4 << 20, alone=9 << 20) == [[1], [2], [0]]
+    with pytest.raises(InputError, match="text 1 would need about 9 MiB of memory and 8 MiB may be used: shorten it"):
+        plan_batches([1, 9], lambda length: length << 20, 8, 4 << 20, alone=8 << 20)
+
+
+def test_half_of_what_is_free_is_for_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "available_memory", lambda: 6 << 30)
+    assert memory_alone() == 3 << 30
+    monkeypatch.setattr(batching, "available_memory", lambda: None)
+    assert memory_alone() == 4 << 30
 
 
 def test_results_come_back_in_input_order() -> None:

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models
 
 from edgewise.runtime.results import Segment
-from edgewise.runtime.segments import segments_of
+from edgewise.runtime.segments import segments_of, up_to
 from edgewise.runtime.tokenizer import Tokenizer
 
 END, FIRST = 2, 3  # then 0.00, 0.02, 0.04, ...
@@ -40,3 +40,17 @@ def segment(start: float, end: float | None, *tokens: int) -> Segment:
 )
 def test_texts_between_times(tokens: list[int], expected: list[Segment], tokenizer: Tokenizer) -> None:
     assert segments_of(tokenizer, tokens, FIRST, (END,)) == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (0, []),
+        (1, [Segment(start=0.0, end=None, text="a", tokens=(0, 1))]),
+        (3, [segment(0.0, 1.0, 0, 1)]),
+        (4, [segment(0.0, 1.0, 0, 1), segment(1.0, 2.0, 1)]),
+        (9, [segment(0.0, 1.0, 0, 1), segment(1.0, 2.0, 1)]),
+    ],
+)
+def test_segments_of_the_first_characters(length: int, expected: list[Segment]) -> None:
+    assert up_to((segment(0.0, 1.0, 0, 1), segment(1.0, 2.0, 1)), length) == tuple(expected)
