@@ -7,6 +7,8 @@ from typing import Literal
 
 from .config_checks import MOST_ROWS, MOST_WIDTH, check_size, check_types, require
 
+MOST_TURNS = 1e6
+"""``beta_fast`` of yarn at most; ``beta_slow`` at least one by it."""
 RopeScaling = Literal["none", "linear", "llama3", "yarn", "longrope"]
 
 
@@ -71,6 +73,12 @@ class RopeConfig:
         if self.rotary_dim is not None:
             check_size(self, "rotary_dim", MOST_WIDTH)
             require(self.rotary_dim % 2 == 0, f"rotary_dim ({self.rotary_dim}) must be even: positions turn pairs")
+        if self.scaling == "yarn":
+            least, most = self.beta_slow, self.beta_fast
+            require(
+                least >= 1 / MOST_TURNS and most <= MOST_TURNS,
+                f"beta_slow ({least}) and beta_fast ({most}) must be from {1 / MOST_TURNS:g} to {MOST_TURNS:g}",
+            )
         require(self.scaling != "yarn" or self.theta > 1, f"theta ({self.theta}) must be above 1 for yarn scaling")
 
 

@@ -55,7 +55,8 @@ def _without_casts(graph: ir.Graph | ir.GraphView) -> None:
         if node.op_type != "Cast" or source is None or source.dtype != _WIDE or made.dtype != _WIDE:
             continue
         if made.is_graph_output():
-            if source.producer() is None or source.is_graph_output():
+            producer = source.producer()
+            if producer is None or producer.graph is not graph or source.is_graph_output():
                 continue
             places = [i for i, value in enumerate(graph.outputs) if value is made]
             made.name, source.name = f"{made.name}.cast", made.name

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError, ExportError, MissingExtraError
@@ -62,11 +64,11 @@ def export_with_optimum(source: Path, folder: Path, progress: Progress) -> str:
         MissingExtraError: no optimum is there.
         ExportError: it failed.
     """
-    task, python = task_of(source), os.environ.get(PYTHON) or sys.executable
+    task, python = task_of(source), _absolute(os.environ.get(PYTHON) or sys.executable)
     versions = _versions(python)
     _check_release(source, str(versions.get("transformers", "")))
-    command = [python, "-m", "optimum.exporters.onnx", "--model", str(source.resolve()), "--task", task, str(folder)]
-    _run(command, progress)
+    model, out = str(source.resolve()), str(folder.absolute())
+    _run([python, "-m", "optimum.exporters.onnx", "--model", model, "--task", task, out], progress)
     for name in (*LICENCES, "README.md"):  # who may use the weights, which the exporter does not copy
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -102,7 +104,7 @@ def _check_release(source: Path, installed: str) -> None:
     """
     written = str(read_json(source / CONFIG).get("transformers_version", ""))
     first, own = (version.partition(".")[0] for version in (written, installed))
-    if first.isdecimal() and own.isdecimal() and int(first) > int(own):
+    if re.fullmatch("[0-9]{1,4}", first) and re.fullmatch("[0-9]{1,4}", own) and int(first) > int(own):
         raise ConfigError(
             f"{source / CONFIG} was written by transformers {written}, and optimum has {installed}, which may pass "
             "over fields that it does not know and make other graphs: save the folder with that release, or where none "
@@ -110,10 +112,19 @@ def _check_release(source: Path, installed: str) -> None:
         )
 
 
+def _absolute(python: str) -> str:
+    """Of a Python that a path names; links stay, for by them an environment is known."""
+    return str(Path(python).absolute()) if os.sep in python else python
+
+
 def _environment() -> dict[str, str]:
-    """Of the child: nothing is fetched, and what this package is found by is not what that one finds."""
+    """Of the child: nothing is fetched, and what this package is found by is not what that one finds.
+
+    Python would look for modules in the folder that it was started in, too, which may be a stranger's: it is started in
+    an empty one, and told not to look.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
 
 def _versions(python: str) -> dict[str, Any]:
@@ -123,9 +134,17 @@ def _versions(python: str) -> dict[str, Any]:
         MissingExtraError: no optimum, or no such Python.
     """
     try:
-        asked = subprocess.run(
-            [python, "-c", _ASKED], capture_output=True, text=True, env=_environment(), check=False, timeout=120
-        )
+        with TemporaryDirectory() as empty:
+            asked = subprocess.run(
+                [python, "-c", _ASKED],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                env=_environment(),
+                cwd=empty,
+                check=False,
+                timeout=120,
+            )
         found = json.loads(asked.stdout) if asked.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired):
         found = None
@@ -142,9 +161,19 @@ def _run(command: list[str], progress: Progress) -> None:
     ExportError: the process failed; the message ends in the last that it said.
     """
     said: deque[str] = deque(maxlen=_KEPT_LINES)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=_environment()
-    ) as process:
+    with (
+        TemporaryDirectory() as empty,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=_environment(),
+            cwd=empty,
+        ) as process,
+    ):
         try:
             for line in process.stdout or ():
                 if text := line.strip():

@@ -35,12 +35,19 @@ def merges_tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
     ids = {token: i for i, token in enumerate(tokens)}
     special = _special(settings, folder)
     beside = [*_object(folder / ADDED), *_added(settings, folder)]
+    flags = _flags(settings)
     if lost := [token for token in (*special, *beside) if token not in ids]:
         raise TokenizerError(
             f"{folder / VOCABULARY} lacks {', '.join(map(repr, lost[:5]))}, which other files name: tokens beside it "
             f"are not read; save a {TOKENIZER} there with transformers.AutoTokenizer.from_pretrained(...)"
             ".save_pretrained(...)"
         )
+    for token, said in flags.items():
+        if said["id"] != str(ids[token]):
+            raise TokenizerError(
+                f"{folder / TOKENIZER_CONFIG}: added_tokens_decoder has {token!r} at {said['id']}, and {VOCABULARY} at "
+                f"{ids[token]}: copy both files again"
+            )
     spaced = settings.get("add_prefix_space", False)
     if not isinstance(spaced, bool):
         raise TokenizerError(f"{folder / TOKENIZER_CONFIG}: add_prefix_space is {spaced!r}, expected true or false")
@@ -49,7 +56,10 @@ def merges_tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_entry(ids[token], token) for token in sorted({*special, *beside}, key=ids.__getitem__)],
+        "added_tokens": [
+            _entry(ids[token], token, flags.get(token, {}), token in special)
+            for token in sorted({*special, *beside}, key=ids.__getitem__)
+        ],
         "normalizer": None,
         "pre_tokenizer": level,
         "post_processor": None,
@@ -114,13 +124,18 @@ def _object(file: Path) -> dict[str, Any]:
     return data
 
 
-def _entry(index: int, text: str) -> dict[str, Any]:
+def _flags(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What ``added_tokens_decoder`` says of tokens, by their spelling; ``id`` is its key."""
+    decoder = settings.get("added_tokens_decoder") or {}
+    return {token["content"]: {**token, "id": key} for key, token in decoder.items() if isinstance(token, dict)}
+
+
+def _entry(index: int, text: str, flags: Mapping[str, Any], has_role: bool) -> dict[str, Any]:
+    """Special is what has a role, and what no file calls otherwise."""
     return {
         "id": index,
         "content": text,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
+        **{name: flags.get(name) is True for name in ("single_word", "lstrip", "rstrip")},
         "normalized": False,
-        "special": True,
+        "special": has_role or flags.get("special") is not False,
     }

@@ -64,7 +64,7 @@ def _config(fields: Fields, facts: Facts) -> ModelConfig:
 
 def _adapt(name: str, tensor: Tensor, facts: Facts) -> Tensor:
     """The table of positions without the rows that nothing reads."""
-    return tensor[OFFSET:] if name == "positions" else tensor
+    return tensor[OFFSET:] if name == "positions" and tensor.ndim == 2 else tensor
 
 
 OPT = Family(

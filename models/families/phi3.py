@@ -25,7 +25,9 @@ _FUSED = re.compile(r"(model\.layers\.\d{1,4}\.self_attn\.)qkv_proj(\.weight)")
 
 def _config(fields: Fields, facts: Facts) -> ModelConfig:
     width, heads = fields.get("hidden_size", int), fields.get("num_attention_heads", int)
-    head_dim = width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
+    usual = width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
+    head_dim = fields.get("head_dim", int, usual)
+    fields.only(layer_types=None)  # the library does not read them here
     windows = windows_of(fields, fields.get("sliding_window", int, None), fields.get("num_hidden_layers", int))
     rope = partial_rope_of(fields, head_dim, 1.0, share_field=_SHARE)
     fields.get("rms_norm_eps", float)  # the usual one is another than elsewhere

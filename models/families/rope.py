@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..config_checks import MOST_WIDTH
 from ..position_config import RopeConfig
 from .family import Fields
 
@@ -49,7 +50,9 @@ def partial_rope_of(
     """
     newer, older = fields.get("rope_parameters", dict, {}), fields.get("rope_scaling", dict, {})
     parameters = dict(newer or older or {})
-    theta = fields.get(theta_field, (int, float), parameters.pop("rope_theta", 10000.0))
+    if newer and older:
+        fields.faults.append("rope_parameters stand beside rope_scaling, which they replace")
+    theta = fields.get(theta_field, (int, float), 10000.0)  # what stands in the parameters goes before it
     stated = fields.get(share_field, (int, float), None)
     stated = parameters.pop("partial_rotary_factor", share if stated is None else stated)
     if share_field != "partial_rotary_factor":
@@ -57,10 +60,12 @@ def partial_rope_of(
     if not isinstance(stated, int | float) or isinstance(stated, bool) or not 0 < stated <= 1:
         fields.faults.append(f"{share_field} is {stated!r}, expected a number above 0, and 1 at most")
         return RopeConfig
-    if parameters.get("rope_type", parameters.get("type")) == "longrope" and _ORIGINAL not in parameters:
-        parameters[_ORIGINAL] = fields.get(_ORIGINAL, int)
+    if parameters.get("rope_type", parameters.get("type")) == "longrope":
+        parameters[_ORIGINAL] = fields.get(_ORIGINAL, int, parameters.get(_ORIGINAL))
     fields.ignore(_ORIGINAL)
-    make, turned = rope_from(fields, parameters, theta), int((head_dim or 0) * stated)
+    if not 0 < (head_dim or 0) <= MOST_WIDTH:  # refused elsewhere
+        return RopeConfig
+    make, turned = rope_from(fields, parameters, theta), int(head_dim * stated)
     return lambda: replace(make(), rotary_dim=None if turned == head_dim else turned)
 
 
@@ -114,7 +119,8 @@ def _longrope(fields: Fields, theta: Any, values: dict[str, Any]) -> Callable[[]
         return RopeConfig
     factor, attention = values.get("factor"), values.get("attention_factor")
     if factor is None:
-        factor = (fields.get("max_position_embeddings", int) or 0) / original
+        longest = fields.get("max_position_embeddings", int) or 0
+        factor = longest / original if abs(longest) < 2**63 else math.inf
     if not isinstance(factor, float) or not 0 < factor < math.inf:
         fields.faults.append(f"factor is {factor!r}, expected a positive number")
         return RopeConfig

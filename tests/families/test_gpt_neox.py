@@ -91,6 +91,12 @@ def test_a_configuration_of_release_4(case: str, tmp_path: Path) -> None:
     assert open_checkpoint(made).model.config == expected
 
 
+def test_what_is_said_twice_means_what_it_means_to_the_library(tmp_path: Path, assert_close: Compare) -> None:
+    made = neox_folder(tmp_path / "tiny")
+    change_json(made / "config.json", rotary_emb_base=9, rope_parameters={**ROPE, "rope_theta": 500.0})
+    check_reference(made, assert_close)
+
+
 def test_rows_of_a_head_that_turn_go_apart() -> None:
     assert turned_rows(8, 4) == [0, 1, 4, 5, 2, 3, 6, 7]
     assert turned_rows(8, 8) == list(range(8))
@@ -104,6 +110,8 @@ def test_rows_of_a_head_that_turn_go_apart() -> None:
         ({"new_setting": 3}, r"new_setting \(3\) is not understood"),
         ({"rope_parameters": {**ROPE, "partial_rotary_factor": 0}}, "rotary_pct is 0, expected a number above 0"),
         ({"rope_parameters": {**ROPE, "partial_rotary_factor": 0.2}}, r"rotary_dim \(3\) must be even"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters stand beside rope_scaling, which"),
+        ({"hidden_size": 10**400}, "d_model"),
         ({"hidden_size": 66}, r"must be a multiple of n_heads \(4\)"),
     ],
 )

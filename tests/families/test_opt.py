@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from edgewise.errors import ConfigError, TokenizerError
+from edgewise.errors import CheckpointError, ConfigError, TokenizerError
 from edgewise.models.families.merges_files import merges_tokenizer
 from edgewise.models.open import open_checkpoint
 
@@ -87,6 +89,15 @@ def test_other_mathematics_is_refused(changes: dict[str, Any], message: str, tmp
         open_checkpoint(folder)
 
 
+def test_a_table_of_positions_that_is_none(tmp_path: Path) -> None:
+    folder = opt_folder(tmp_path / "tiny")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.decoder.embed_positions.weight"] = torch.tensor(1.0)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"positions has shape \(\), expected"):
+        open_checkpoint(folder)
+
+
 def write_merges(folder: Path, **settings: Any) -> Path:
     """The tokenizer as the first releases wrote it: a vocabulary, merges, and what is special."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +122,25 @@ def test_tokens_of_vocabulary_and_merges_are_those_of_the_library(spaced: bool, 
         assert ids == library(text, add_special_tokens=False)["input_ids"]
         if text != TEXTS[-1]:  # beside what is special a space may be put
             assert tokenizer.decode(ids, skip_special_tokens=False).strip() == text
+
+
+def test_added_tokens_are_as_their_file_says(tmp_path: Path) -> None:
+    """Special or not, and which white space they take along."""
+    ids = byte_level(False).token_to_id
+    plain = {"normalized": False, "single_word": False, "lstrip": False, "rstrip": False, "special": False}
+    listed = {
+        str(ids("<|end|>")): {**plain, "content": "<|end|>", "special": True, "lstrip": True, "rstrip": True},
+        str(ids("man")): {**plain, "content": "man", "single_word": True},
+        str(ids("de")): {**plain, "content": "de"},
+    }
+    made = merges_tokenizer(write_merges(tmp_path / "t", added_tokens_decoder=listed), {})
+    assert made is not None
+    library = transformers.GPT2Tokenizer.from_pretrained(tmp_path / "t")
+    tokenizer = Tokenizer.from_str(made)
+    for text in ("the man mans man. de ode", "a  <|end|>  b", "man<|end|>human", "ridde r"):
+        ids_of = tokenizer.encode(text).ids
+        assert ids_of == library(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids_of) == library.decode(ids_of, skip_special_tokens=True)
 
 
 def test_a_folder_of_vocabulary_and_merges(tmp_path: Path) -> None:
@@ -144,6 +174,14 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "space": (
         lambda f: change_json(f / "tokenizer_config.json", add_prefix_space="yes"),
         "add_prefix_space is 'yes', expected true or false",
+    ),
+    "other ids": (
+        lambda f: change_json(f / "tokenizer_config.json", added_tokens_decoder={"7": {"content": "<|end|>"}}),
+        r"added_tokens_decoder has '<\|end\|>' at 7, and vocab.json at 0",
+    ),
+    "no ids": (
+        lambda f: change_json(f / "tokenizer_config.json", added_tokens_decoder={"x": {"content": "<|end|>"}}),
+        r"added_tokens_decoder has '<\|end\|>' at x, and vocab.json at 0",
     ),
     "settings": (lambda f: write_json(f / "tokenizer_config.json", []), "expected an object, got list"),
     "ids": (lambda f: write_json(f / "vocab.json", {"a": 7}), "expected an object of tokens with the ids 0 to"),

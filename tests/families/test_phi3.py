@@ -35,6 +35,10 @@ CASES: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu_pytorch_tanh",
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.75},
     },
+    "wide heads": {
+        "head_dim": 24,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.75},
+    },
     "longrope": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32},
 }
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "goldens" / "more_transformers_4_57_1.json").read_text())
@@ -80,6 +84,35 @@ def test_longrope_ends_with_the_original_context(folder: Callable[[str], Path]) 
     assert checkpoint.model.config.rope.rotary_dim == 12
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_theta": 9.0, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+        {"rope_theta": 9.0, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}},
+        {
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 16},
+        },
+    ],
+    ids=["theta", "theta beside", "original"],
+)
+def test_what_is_said_twice_means_what_it_means_to_the_library(
+    changes: dict[str, Any], tmp_path: Path, assert_close: Compare
+) -> None:
+    """Logits of the configuration as it is written."""
+    made = phi3_folder(tmp_path / "tiny", **CASES["as Phi-4"])
+    change_json(made / "config.json", **changes)
+    check_reference(made, assert_close, width=32)
+
+
+@pytest.mark.parametrize("length", [2**70, -(2**70), 10**400])
+def test_a_huge_length_is_refused(length: int, tmp_path: Path) -> None:
+    made = phi3_folder(tmp_path / "tiny", **CASES["longrope"])
+    change_json(made / "config.json", max_position_embeddings=length)
+    with pytest.raises(ConfigError, match="factor is inf, expected a positive number"):
+        open_checkpoint(made)
+
+
 @pytest.mark.parametrize("case", [name for name in GOLDEN if name.startswith("Phi3")])
 def test_a_configuration_of_release_4(case: str, tmp_path: Path) -> None:
     """Its factors stand beside ``rope_scaling``."""
@@ -94,6 +127,7 @@ def test_a_configuration_of_release_4(case: str, tmp_path: Path) -> None:
     [
         ({"attention_bias": True}, "attention_bias is True, expected False"),
         ({"lm_head_bias": True}, "lm_head_bias is True, expected False"),
+        ({"layer_types": ["full_attention"] * 2}, "layer_types is .*, expected None"),
         ({"rms_norm_eps": None}, "rms_norm_eps is missing"),
         ({"new_setting": 3}, r"new_setting \(3\) is not understood"),
     ],

@@ -177,6 +177,8 @@ def test_engines_give_the_librarys_logits_and_tokens(
         ({**YARN, "mscale": "1"}, "mscale is '1', expected a positive number"),
         ({**YARN, "attention_factor": 0.0}, r"attention_factor \(0.0\) must be a positive number"),
         ({**YARN, "beta_fast": 1.0}, r"beta_slow \(1.0\) must be below beta_fast \(1.0\)"),
+        ({**YARN, "beta_fast": 1e308}, r"beta_slow \(1.0\) and beta_fast \(1e\+308\) must be from 1e-06 to 1e\+06"),
+        ({**YARN, "beta_slow": 1e-320}, r"beta_slow \(1e-320\) and beta_fast \(32.0\) must be from 1e-06 to 1e\+06"),
         ({**YARN, "truncate": 1}, r"truncate \(1.0\) must be true or false"),
         ({**YARN, "rope_theta": 0.5}, r"theta \(0.5\) must be above 1 for yarn scaling"),
         ({**YARN, "original_max_position_embeddings": 0}, r"yarn scaling needs original_positions; it is 0"),

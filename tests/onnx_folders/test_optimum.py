@@ -33,7 +33,8 @@ if sys.argv[1] == "-c":
     found = {{"optimum-onnx": "0.1.0", "transformers": "4.57.6"}}
     print("null" if os.environ.get("ABSENT") else json.dumps(found))
     sys.exit()
-told = {{name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "PYTHONPATH")}}
+told = {{name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "PYTHONPATH", "PYTHONSAFEPATH")}}
+told["beside"] = os.listdir()
 Path(os.environ["ASKED"]).write_text(json.dumps({{"argv": sys.argv[1:], **told}}))
 print("loading")
 if os.environ.get("FAILS"):
@@ -79,7 +80,8 @@ def test_a_bundle_of_what_the_process_makes(
         *("-m", "optimum.exporters.onnx", "--model", str(checkpoint)),
         *("--task", "text-generation-with-past"),
     ]
-    assert (asked["HF_HUB_OFFLINE"], asked["PYTHONPATH"]) == ("1", None)
+    assert (asked["HF_HUB_OFFLINE"], asked["PYTHONPATH"], asked["PYTHONSAFEPATH"]) == ("1", None, "1")
+    assert asked["beside"] == []  # nothing that could be imported in place of what is installed
     assert not Path(asked["argv"][-1]).exists()
     opened = Bundle.open(tmp_path / "b").manifest
     assert opened.name == "tiny-opt" and opened.licence.notice == "For tests."
@@ -87,6 +89,21 @@ def test_a_bundle_of_what_the_process_makes(
     with load(tmp_path / "b", threads=1) as session:
         for row in expected("opt"):
             assert list(session.generate(row["text"], beam_size=1, max_new_tokens=8).tokens) == row["greedy"]
+
+
+def test_modules_in_the_current_folder_are_not_run(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a checkpoint that somebody gave away, and that is exported from inside its folder."""
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.setenv(PYTHON, str(Path("..", "python")))
+    monkeypatch.setenv("MARK", str(tmp_path / "ran"))
+    for name in ("json", "optimum"):
+        (checkpoint / f"{name}.py").write_text("import os; open(os.environ['MARK'], 'w')")
+    monkeypatch.chdir(checkpoint)
+    with pytest.raises(MissingExtraError, match="has no optimum"):
+        export_with_optimum(Path(), tmp_path / "graphs", lambda *_: None)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_progress_is_what_the_process_says(checkpoint: Path, stand_in: Path, tmp_path: Path) -> None:
