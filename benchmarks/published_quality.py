@@ -11,11 +11,11 @@ from ..errors import InputError
 from ..runtime.session import Session
 from .peers.quality import correlation, perplexity
 
-WINDOW, WINDOWS = 512, 4
+WINDOW, WINDOWS = 512, 20
 """Tokens of a window, and windows of a text, of which perplexity is taken."""
 TEXTS = {"WikiText-2": ("wikitext2_test.txt", ""), "Alice": ("alice_body.txt", "CHAPTER I")}
 """File of a text, and where in it the first window begins."""
-_CHARACTERS = 20_000  # more than four windows of any text have
+_CHARACTERS = 100_000  # more than so many windows of any text have
 
 
 def text_quality(session: Session, assets: Path) -> dict[str, float]:
