@@ -10,7 +10,7 @@ engine that computes what was exported. Measured in int8, nats:
 network         products kernels     logit  rms    log-prob  fold  agreement
 =============== ======== =========== ====== ====== ========= ===== =========
 shipped, worst  65       int8-rows   0.24   0.036  0.11      3.3   97.8 %
-SmolLM2-135M    211      int8-blocks 1.5    0.18   0.67      53    96.4 %
+SmolLM2-135M    211      int8-blocks 2.2    0.16   0.55      49    96.3 %
 its bounds                           1.6    0.16   1.3       48    97 %
 Whisper tiny.en 65       as chosen   1.0    0.18   0.35      40    95.0 %
 the same        65       OpenVINO's  0.90   0.18   0.24      35    98.8 %
