@@ -23,7 +23,8 @@ def memory_budget() -> int:
 
 def memory_alone() -> int:
     """Bytes that one item may take which cannot be made smaller, as a window of speech: half of what is free."""
-    return (available_memory() or 8 * MAX_BUDGET_BYTES) // 2
+    free = available_memory()
+    return 4 * MAX_BUDGET_BYTES if free is None else free // 2
 
 
 @lru_cache(maxsize=1)

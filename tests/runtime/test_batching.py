@@ -56,6 +56,8 @@ def test_half_of_what_is_free_is_for_one_alone(monkeypatch: pytest.MonkeyPatch) 
     assert memory_alone() == 3 << 30
     monkeypatch.setattr(batching, "available_memory", lambda: None)
     assert memory_alone() == 4 << 30
+    monkeypatch.setattr(batching, "available_memory", lambda: 0)
+    assert memory_alone() == 0
 
 
 def test_results_come_back_in_input_order() -> None:
