@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from .bundle.speech import TIMES_A_SECOND
 from .results import Segment
+from .stopping import before_stop
 from .tokenizer import Tokenizer
 
 
@@ -24,14 +25,22 @@ def segments_of(
     )
 
 
-def up_to(segments: Sequence[Segment], length: int) -> tuple[Segment, ...]:
-    """What of ``segments`` stands before a stop string: their first ``length`` characters. The last has no end."""
+def up_to_stop(segments: Sequence[Segment], stops: Sequence[str]) -> tuple[Segment, ...]:
+    """What of ``segments`` was said before the first of ``stops``, which may begin in one and end in the next.
+
+    It is looked for in the texts of the segments, of which each shows its part of a character that a time parts. One
+    that is cut has no end: no time was given there.
+    """
+    text = "".join(segment.text for segment in segments)
+    left = len(before_stop(text, stops))
+    if left == len(text):
+        return tuple(segments)
     kept = list[Segment]()
     for segment in segments:
-        if length > 0:
-            whole = len(segment.text) <= length
-            kept.append(segment if whole else replace(segment, text=segment.text[:length], end=None))
-        length -= len(segment.text)
+        if left > 0:
+            whole = len(segment.text) <= left
+            kept.append(segment if whole else replace(segment, text=segment.text[:left], end=None))
+        left -= len(segment.text)
     return tuple(kept)
 
 

@@ -21,9 +21,9 @@ from .hearing import FirstStep, first_steps
 from .inputs import Prepared, prepare_prefix
 from .interrupt import Watch
 from .options import DecodingOptions
-from .results import Generation, Segment, Transcription
+from .results import Segment, Transcription
 from .rules import Rule
-from .segments import segments_of, up_to
+from .segments import segments_of, up_to_stop
 from .speech_rules import BeginSuppress, Timestamps
 from .streaming import stream_pieces
 from .tokenizer import Tokenizer
@@ -166,15 +166,15 @@ class Transcriber:
                 language=first.language,
                 language_probability=first.language_probability,
                 no_speech_probability=first.no_speech_probability,
-                segments=self._segments(generation) if asked.timestamps else (),
+                segments=self._segments(generation.tokens, asked.options.stop) if asked.timestamps else (),
                 timings=generation.timings,
             )
             for first, generation in zip(firsts, made, strict=True)
         ]
 
-    def _segments(self, found: Generation) -> tuple[Segment, ...]:
-        segments = segments_of(self.tokenizer, found.tokens, self.speech.first_time, (self.model.end_id,))
-        return up_to(segments, len(found.text)) if found.hypotheses[0].finish_reason == "stop" else segments
+    def _segments(self, tokens: Sequence[int], stops: Sequence[str]) -> tuple[Segment, ...]:
+        whole = segments_of(self.tokenizer, tokens, self.speech.first_time, (self.model.end_id,))
+        return up_to_stop(whole, stops)
 
 
 def _limit(manifest: Manifest, prompt: int, how: Asked) -> int:

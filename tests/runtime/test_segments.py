@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import Tokenizer as Library
-from tokenizers import models
+from tokenizers import decoders, models
 
 from edgewise.runtime.results import Segment
-from edgewise.runtime.segments import segments_of, up_to
+from edgewise.runtime.segments import segments_of, up_to_stop
 from edgewise.runtime.tokenizer import Tokenizer
 
 END, FIRST = 2, 3  # then 0.00, 0.02, 0.04, ...
@@ -42,15 +42,36 @@ def test_texts_between_times(tokens: list[int], expected: list[Segment], tokeniz
     assert segments_of(tokenizer, tokens, FIRST, (END,)) == tuple(expected)
 
 
+SAID = (
+    Segment(start=0.0, end=0.5, text=" one two", tokens=(1, 2)),
+    Segment(start=0.5, end=0.8, text=" three", tokens=(3,)),
+    Segment(start=0.9, end=1.0, text="", tokens=(4,)),
+)
+
+
 @pytest.mark.parametrize(
-    ("length", "expected"),
+    ("stops", "texts", "ends"),
     [
-        (0, []),
-        (1, [Segment(start=0.0, end=None, text="a", tokens=(0, 1))]),
-        (3, [segment(0.0, 1.0, 0, 1)]),
-        (4, [segment(0.0, 1.0, 0, 1), segment(1.0, 2.0, 1)]),
-        (9, [segment(0.0, 1.0, 0, 1), segment(1.0, 2.0, 1)]),
+        ([], [" one two", " three", ""], [0.5, 0.8, 1.0]),
+        (["four"], [" one two", " three", ""], [0.5, 0.8, 1.0]),
+        ([" three"], [" one two"], [0.5]),
+        (["ree"], [" one two", " th"], [0.5, None]),
+        (["wo th"], [" one t"], [None]),
+        (["three", "two"], [" one "], [None]),
+        ([" o"], [], []),
     ],
 )
-def test_segments_of_the_first_characters(length: int, expected: list[Segment]) -> None:
-    assert up_to((segment(0.0, 1.0, 0, 1), segment(1.0, 2.0, 1)), length) == tuple(expected)
+def test_what_was_said_before_a_stop_string(stops: list[str], texts: list[str], ends: list[float | None]) -> None:
+    kept = up_to_stop(SAID, stops)
+    assert [segment.text for segment in kept] == texts
+    assert [segment.end for segment in kept] == ends
+    assert [(s.start, s.tokens) for s in kept] == [(s.start, s.tokens) for s in SAID[: len(kept)]]
+
+
+def test_a_stop_string_behind_a_character_that_a_time_parts() -> None:
+    library = Library(models.BPE(dict(zip("\u00c3\u00a9abS", range(5), strict=True)), []))
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([f"<{i}>" for i in range(5, 15)])
+    parts = segments_of(Tokenizer(library.to_str().encode()), [5, 0, 6, 1, 2, 3, 4, 7], 5, ())
+    assert [segment.text for segment in parts] == ["\ufffd", "\ufffdabS"]  # the text has one character there
+    assert [segment.text for segment in up_to_stop(parts, ["S"])] == ["\ufffd", "\ufffdab"]
