@@ -168,7 +168,17 @@ def test_one_window_or_a_batch_in_any_batches() -> None:
     assert session.transcribe(features[:0]) == []
 
 
-@pytest.mark.parametrize("options", [{}, {"beam_size": 3}, {"timestamps": True}, {"prefix": "what"}, {"stop": ["F"]}])
+STREAMED: list[dict[str, Any]] = [
+    {},
+    {"beam_size": 3},
+    {"timestamps": True},
+    {"prefix": "what"},
+    {"stop": ["H"]},
+    {"stop": ["F"], "timestamps": True},
+]
+
+
+@pytest.mark.parametrize("options", STREAMED, ids=str)
 def test_a_stream_joins_to_the_text(options: dict[str, Any]) -> None:
     options = {"beam_size": 1, "max_new_tokens": LIMIT, "no_repeat_ngram": 2, **options}
     session, window = opened(SEVERAL), windows(SEVERAL)[2]
@@ -198,6 +208,26 @@ def test_segments_end_before_a_stop_string() -> None:
     assert found.text == whole.text[: whole.text.index(stop)].rstrip()
 
 
+def test_segments_end_where_a_stop_string_begins() -> None:
+    session, window, ids = opened(SEVERAL), windows(SEVERAL)[0], range(whisper_tokenizer().get_vocab_size())
+    broken = [token for token in ids if "\ufffd" in whisper_tokenizer().decode([token])]  # parts of characters
+    bias = dict.fromkeys(set(range(256)) - set(broken), 2.0)  # or there are hardly any words between the times
+    asked: dict[str, Any] = {"timestamps": True, "beam_size": 1, "no_repeat_ngram": 1, "max_new_tokens": 20}
+    asked |= {"suppress": [[token] for token in broken], "logit_bias": bias}
+    one, two, three = session.transcribe(window, **asked).segments
+    expected = {
+        two.text: [one],
+        two.text[2:4]: [one, replace(two, text=two.text[:2], end=None)],
+        two.text[-1] + three.text[0]: [one, replace(two, text=two.text[:-1], end=None)],
+        one.text: [],
+    }
+    for stop, said in expected.items():
+        found = session.transcribe(window, **asked, stop=[stop])
+        assert found.finish_reason == "stop"
+        assert [(s.start, s.end, s.text) for s in found.segments] == [(s.start, s.end, s.text) for s in said]
+        assert found.text == "".join(segment.text for segment in said).strip()
+
+
 def test_options_of_decoding() -> None:
     session, window = opened(SEVERAL), windows(SEVERAL)[0]
     best = session.transcribe(window, language="en", beam_size=4, n_best=3, max_new_tokens=LIMIT)
@@ -221,6 +251,15 @@ def test_what_ends_a_result_early() -> None:
     (one,) = session.transcribe(features[:1], cancellation=cancellation)
     assert (one.finish_reason, one.tokens, one.text, one.language) == ("cancelled", (), "", None)
     assert [*session.transcribe_stream(features[0], cancellation=cancellation)] == []
+
+
+def test_a_stream_that_is_over_before_it_begins_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, window, cancellation = opened(SEVERAL), windows(SEVERAL)[0], edgewise.Cancellation()
+    stream = session.transcribe_stream(window, cancellation=cancellation)
+    cancellation.cancel()
+    monkeypatch.setattr(session.engine, "encode_features", lambda _: pytest.fail("a window was encoded"))
+    assert [*stream] == []
+    assert [*session.transcribe_stream(window, deadline=0)] == []
 
 
 def silence(*shape: int) -> NDArray[np.float32]:
