@@ -112,7 +112,7 @@ def _rows_that_fit(name: str, needed: int, budget: int, alone: int = 0) -> int:
     if needed > (most := max(budget, alone)):
         raise InputError(
             f"{name} would need about {needed >> 20} MiB of memory and {most >> 20} MiB may be used: "
-            "shorten it, or lower beam_size, samples, alternatives or max_new_tokens"
+            f"{'' if alone else 'shorten it, or '}lower beam_size, samples, alternatives or max_new_tokens"
         )
     return max(1, budget // max(1, needed))
 

@@ -47,7 +47,7 @@ def test_an_item_too_large_for_memory_is_refused() -> None:
 
 def test_what_cannot_be_made_smaller_may_take_more_by_itself() -> None:
     assert plan_batches([1, 9, 9], lambda length: length << 20, 8, 4 << 20, alone=9 << 20) == [[1], [2], [0]]
-    with pytest.raises(InputError, match="text 1 would need about 9 MiB of memory and 8 MiB may be used: shorten it"):
+    with pytest.raises(InputError, match="text 1 would need about 9 MiB of memory and 8 MiB may be used: lower beam_s"):
         plan_batches([1, 9], lambda length: length << 20, 8, 4 << 20, alone=8 << 20)
 
 
