@@ -68,6 +68,8 @@ def _answer(model: Transformer, case: Case) -> None:
             model.classify(hidden, mask)
         elif model.config.head == "vocabulary":
             model.logits(hidden)
+        elif model.config.head != "embedding":
+            model.tag(hidden)
         return
     prompt, memory = prompt_of(model.config, case), decode.remember(model, [source_of(model.config, case)])
     fed = torch.tensor([[*prompt, *(case.greedy.tokens[:-1] if case.greedy else ())]])

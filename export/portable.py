@@ -30,10 +30,11 @@ What a pass may rely on
 -----------------------
 Operators: Add, And, Attention, Concat, Div, Expand, Gather, GatherElements, Gelu, LayerNormalization, LessOrEqual,
 MatMul, Mul, RMSNormalization, Range, Relu, Reshape, RotaryEmbedding, Shape, Sigmoid, Squeeze, Sub, Transpose,
-Unsqueeze; windows add Cast, CumSum, Less and Slice, relative positions Cast, Clip, CumSum and Where, a cap of logits
-Tanh, speech Conv; a classifier of texts adds Cast, Clip, Gemm (named ``classifier`` or ``pooler`` after its weight,
-transB=1), ReduceSum and Tanh, pooled states Cast, Clip, ReduceL2 and ReduceSum, a dense layer after
-them one named ``dense``, Gemm with a bias and MatMul without, and Tanh. No functions, no subgraphs.
+Unsqueeze; windows add Less, and of a decoder Cast, CumSum and Slice, of an encoder Abs, relative positions Cast, Clip,
+CumSum and Where, a cap of logits Tanh, speech Conv; a classifier of texts adds Cast, Clip, Gemm (named ``classifier``,
+``pooler`` or ``transform`` after its weight, transB=1; a ``transform`` without a bias is MatMul), ReduceSum and Tanh,
+pooled states Cast, Clip, ReduceL2 and ReduceSum, a dense layer after them one named ``dense``, Gemm with a bias and
+MatMul without, and Tanh. No functions, no subgraphs.
 
 - Parameters are initializers under their PyTorch name and in their PyTorch layout. Two that are equal stay two.
   ``position_table (max_positions, D)`` may be sinusoids, which no checkpoint holds, or learned; ``rotary.cosine`` and
@@ -50,6 +51,9 @@ them one named ``dense``, Gemm with a bias and MatMul without, and Tanh. No func
   heads as they have, an RMSNormalization of q and k before the Transpose where heads are normalized; with rotary
   positions q and k go through one RotaryEmbedding after it, over ``positions``, but for those of layers without
   positions. The result leaves by Transpose [0, 2, 1, 3] -> Reshape [0, 0, H*Dh] -> the linear layer ``output``.
+- A LayerNormalization without a shift has two inputs.
+- Self-attention in an encoder: all layers share one mask of keys; those with a window share another ``(B, 1, S, S)``,
+  And of that one and Less(Abs(distance), window). Rotary positions are ``Range`` of the tokens, expanded to ``(B, S)``.
 - Self-attention in a decoder: ``present_key_{i} = Concat(past_key_{i}, k, axis=2)``, values alike; Attention reads the
   presents. All layers share one mask ``(R, 1, T, C)``, And of the look-ahead triangle and ``key_mask``; those with a
   window share another, And of that one and Less(distance, window).

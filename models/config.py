@@ -19,7 +19,8 @@ from .config_checks import (
 )
 from .dense_config import DenseConfig
 from .languages import LanguageConfig
-from .position_config import RelativeConfig, RopeConfig, check_longrope
+from .position_config import RelativeConfig, RopeConfig
+from .rotary_checks import check_rotary
 from .speech import SpeechConfig
 
 NormPlace = Literal["post", "pre", "sandwich"]
@@ -64,8 +65,12 @@ class StackConfig:
     ``final_norm``       one more normalization after the last layer; ``None``: but for ``norm_place`` ``post`` there is
                          one
     ``window``           how many keys a query of a decoder sees, its own and those before it (Jiang et al. 2023,
-                         section 2); ``None``: all before it
+                         section 2), and a query of an encoder as many behind it too (Beltagy et al. 2020, section
+                         3.1); ``None``: all that there are
     ``windowed_layers``  layers whose queries see a window, from 0; ``None``: all of them
+    ``norm_bias``        whether a LayerNorm adds a shift; an RMS norm never does
+    ``first_norm``       whether the first attention of an encoder with ``norm_place`` ``pre`` reads what is normalized:
+                         embeddings with a norm of their own are already (Warner et al. 2024, section 2.1.1)
     ==================== ============================================================================================
     """
 
@@ -91,6 +96,8 @@ class StackConfig:
     unturned_layers: tuple[int, ...] = ()
     attention_cap: float | None = None
     parallel: bool = False
+    norm_bias: bool = True
+    first_norm: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -117,6 +124,8 @@ class StackConfig:
             f"windowed_layers {self.windowed_layers} belong to a window",
         )
         require(not self.parallel or self.norm_place == "pre", "parallel sub-layers need norm_place 'pre'")
+        require(self.norm_bias or self.norm == "layer", "norm_bias is for norm 'layer': the other never has one")
+        require(self.first_norm or self.norm_place == "pre", "first_norm can be left out with norm_place 'pre' alone")
         for name in ("windowed_layers", "unturned_layers"):
             self._check_layers(name)
 
@@ -190,8 +199,9 @@ class ModelConfig:
     ``pooler``            head ``classes``: a linear layer and this activation between the pooled state and the classes
     ``class_scores``      head ``classes``: what makes scores of logits. ``softmax``: one class is right; ``sigmoid``:
                           each may be; ``identity``: they are values, not probabilities
-    ``head_transform``    head ``vocabulary`` of an encoder: a linear layer, this activation and a LayerNorm before the
-                          output projection (``BertPredictionHeadTransform``)
+    ``head_transform``    of an encoder alone: a linear layer, this activation and a LayerNorm before the output
+                          projection (``BertPredictionHeadTransform``), or before classes, tags or the ends of a span
+    ``transform_bias``    that linear layer has a bias
     ``mask_splits_text``  what stands before ``mask_id`` and what stands behind it become tokens by themselves
     ``pair_between``      tokens between the two texts of a pair; none: no pairs are read
     ``second_segment``    the segment of a pair's second text
@@ -237,6 +247,7 @@ class ModelConfig:
     pooler: Pooler | None = None
     class_scores: ClassScores = "softmax"
     head_transform: Activation | None = None
+    transform_bias: bool = True
     mask_splits_text: bool = False
     pair_between: tuple[int, ...] = ()
     second_segment: int = 0
@@ -250,7 +261,10 @@ class ModelConfig:
             self.encoder is not None or self.decoder is not None,
             "a model needs an encoder, a decoder, or both; this one has neither",
         )
-        require(self.encoder is None or self.encoder.window is None, "a window belongs to a decoder, not an encoder")
+        if self.decoder is not None:
+            beside = self.encoder is not None and self.encoder.window is not None
+            require(not beside, "a window belongs to a decoder, or to an encoder alone")
+            require(self.decoder.first_norm, "first_norm can be left out of an encoder, not a decoder")
         parallel = any(stack is not None and stack.parallel for stack in (self.encoder, self.decoder))
         require(not parallel or self.encoder is None, "parallel sub-layers are for a decoder alone")
         if self.encoder and self.decoder:
@@ -281,16 +295,8 @@ class ModelConfig:
             f"{name} ({value}) must be a token id below {'source_' if own else ''}vocab_size ({size})",
         )
 
-    def _check_ropes(self, head_width: int) -> None:
-        for rope in filter(None, (self.rope, self.window_rope)):
-            turned = rope.rotary_dim or head_width
-            require(turned <= head_width, f"rotary_dim ({turned}) must be at most head_dim ({head_width})")
-            if rope.scaling == "longrope":
-                check_longrope(rope, turned, self.max_positions)
-
     def _check_positions(self) -> None:
-        rotary = self.positions == "rotary"
-        require((self.rope is not None) == rotary, f"rope ({self.rope}) belongs to rotary positions, and they to it")
+        check_rotary(self)
         relative = self.positions == "relative"
         require(
             (self.relative is not None) == relative,
@@ -299,26 +305,6 @@ class ModelConfig:
         for stack in (self.encoder, self.decoder):
             plain = stack is None or (stack.window is None and stack.attention_cap is None)
             require(plain or not relative, "relative positions go with neither a window nor an attention_cap")
-        if rotary:
-            require(
-                self.architecture == "decoder", f"rotary positions are for a decoder alone, not {self.architecture}"
-            )
-            assert self.decoder is not None
-            require(
-                len({*self.decoder.unturned_layers}) < self.decoder.n_layers,
-                f"unturned_layers {self.decoder.unturned_layers} must leave a layer that has positions",
-            )
-            require(
-                self.decoder.head_width % 2 == 0,
-                f"head_dim ({self.decoder.head_width}) must be even: rotary positions turn pairs",
-            )
-            self._check_ropes(self.decoder.head_width)
-        for stack in (self.encoder, self.decoder):
-            require(rotary or stack is None or not stack.unturned_layers, "unturned_layers belong to rotary positions")
-        require(
-            self.window_rope is None or (rotary and self.decoder is not None and self.decoder.window is not None),
-            "window_rope belongs to a decoder with rotary positions and a window",
-        )
         both = self.architecture == "encoder-decoder"
         for name in ("source_vocab_size", *_OF_SOURCES, "forced_id"):
             value = getattr(self, name)
@@ -432,7 +418,13 @@ class ModelConfig:
     def _check_output(self) -> None:
         """An output projection and its bias belong to the vocabulary; elsewhere both keep their defaults."""
         words = self.head == "vocabulary" and self.architecture == "encoder"
-        require(words or self.head_transform is None, "head_transform belongs to the vocabulary of an encoder alone")
+        transforms = self.architecture == "encoder" and self.head != "embedding"
+        require(
+            transforms or self.head_transform is None,
+            "head_transform belongs to an encoder alone whose head gives no vectors",
+        )
+        require(self.transform_bias or self.head_transform is not None, "transform_bias belongs to a head_transform")
+        require(self.pooler is None or self.head_transform is None, "a pooler and a head_transform exclude each other")
         require(
             not (self.scale_outputs and self.head_transform), "scale_outputs and a head_transform exclude each other"
         )

@@ -125,6 +125,16 @@ def window_mask(mask: Tensor, key_mask: Tensor, window: int) -> Tensor:
     return mask & (queries[:, None, :, None] - count[:, None, None, :] < window)
 
 
+def both_ways_mask(mask: Tensor, window: int) -> Tensor:
+    """Keys that queries of an encoder see less than ``window`` away: ``mask (B, S)``, false for padding, at the right.
+
+    ``(B, 1, S, S)``; Beltagy et al. 2020, section 3.1.
+    """
+    place = torch.arange(mask.shape[1], device=mask.device)
+    near = (place[:, None] - place[None, :]).abs() < window  # (S, S)
+    return mask[:, None, None, :] & near[None, None]
+
+
 def split_heads(x: Tensor, n_heads: int, norm: nn.Module | None = None) -> Tensor:
     """``(B, T, H*Dh) -> (B, H, T, Dh)``, every head normalized by ``norm`` where there is one."""
     heads = x.view(x.shape[0], x.shape[1], n_heads, -1)
@@ -225,8 +235,14 @@ class FeedForward(nn.Module):
 
 def norm(config: StackConfig) -> nn.Module:
     """The normalization of a stack, over the last axis."""
-    kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
-    return kind(config.d_model, eps=config.norm_epsilon)
+    if config.norm == "layer":
+        return layer_norm(config, config.d_model)
+    return nn.RMSNorm(config.d_model, eps=config.norm_epsilon)
+
+
+def layer_norm(config: StackConfig, width: int) -> nn.LayerNorm:
+    """A LayerNorm of ``width`` numbers as a stack has it."""
+    return nn.LayerNorm(width, eps=config.norm_epsilon, bias=config.norm_bias)
 
 
 class Residual(nn.Module):

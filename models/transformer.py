@@ -21,6 +21,8 @@ from .layers import (
     Residual,
     Rotary,
     Rotate,
+    both_ways_mask,
+    layer_norm,
     look_ahead_mask,
     norm,
     sinusoidal_positions,
@@ -35,17 +37,19 @@ _POOLERS: dict[Pooler, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu"
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward (section 3.1)."""
 
-    def __init__(self, config: StackConfig, dropout: float) -> None:
+    def __init__(self, config: StackConfig, dropout: float, first: bool = False) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(config)
         self.attention_residual = Residual(config, dropout)
+        if first and not config.first_norm:
+            self.attention_residual.norm = nn.Identity()
         self.feed_forward = FeedForward(config)
         self.feed_forward_residual = Residual(config, dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, rotate: Rotate | None = None) -> Tensor:
         """``x (B, S, D) -> (B, S, D)``; ``mask``: boolean or added to the scores, ``(B, 1 or H, 1 or S, S)``."""
         h = self.attention_residual.before(x)
-        x = self.attention_residual.after(x, self.attention(h, self.attention.key_value(h), mask))
+        x = self.attention_residual.after(x, self.attention(h, self.attention.key_value(h, rotate), mask, rotate))
         return self.feed_forward_residual.after(x, self.feed_forward(self.feed_forward_residual.before(x)))
 
 
@@ -134,17 +138,13 @@ class Transformer(nn.Module):
         self._add_positions()
         enc, dec = config.encoder, config.decoder
         self.token_types = nn.Embedding(config.token_types, embedded) if config.token_types else None
-        self.embedding_norm = (
-            nn.LayerNorm(embedded, eps=enc.norm_epsilon) if enc is not None and config.embedding_norm else None
-        )
+        self.embedding_norm = layer_norm(enc, embedded) if enc is not None and config.embedding_norm else None
         self.embedding_projection = nn.Linear(embedded, config.d_model) if config.embedding_width else None
         own = config.decoder_embeddings
         self.decoder_positions = (
             nn.Parameter(self.positions.detach().clone()) if own and self.positions is not None else None
         )
-        self.decoder_embedding_norm = (
-            nn.LayerNorm(config.d_model, eps=dec.norm_epsilon) if dec and own and config.embedding_norm else None
-        )
+        self.decoder_embedding_norm = layer_norm(dec, config.d_model) if dec and own and config.embedding_norm else None
         self._add_stacks(dropout)
         self._add_head()
         self._initialize()
@@ -153,7 +153,7 @@ class Transformer(nn.Module):
         enc, dec, relative = self.config.encoder, self.config.decoder, self.config.relative
         self.encoder = self.decoder = None
         if enc is not None:
-            self.encoder = Stack(enc, [EncoderLayer(enc, dropout) for _ in range(enc.n_layers)], relative, True)
+            self.encoder = Stack(enc, [EncoderLayer(enc, dropout, i == 0) for i in range(enc.n_layers)], relative, True)
         if dec is not None:
             layers = [DecoderLayer(dec, dropout, enc is not None) for _ in range(dec.n_layers)]
             self.decoder = Stack(dec, layers, relative, False)
@@ -168,9 +168,9 @@ class Transformer(nn.Module):
         self.transform = self.transform_norm = None
         if config.head_transform:
             assert config.encoder is not None
-            embedded = config.embedding_width or config.d_model
-            self.transform = nn.Linear(config.d_model, embedded)
-            self.transform_norm = nn.LayerNorm(embedded, eps=config.encoder.norm_epsilon)
+            embedded = (config.head == "vocabulary" and config.embedding_width) or config.d_model
+            self.transform = nn.Linear(config.d_model, embedded, bias=config.transform_bias)
+            self.transform_norm = layer_norm(config.encoder, embedded)
         words = config.head == "vocabulary"
         untied, biased = words and not config.tied, words and config.output_bias
         self.vocabulary = nn.Linear(config.d_model, config.vocab_size, bias=False) if untied else None
@@ -189,11 +189,11 @@ class Transformer(nn.Module):
             self.register_buffer("positions", table, persistent=False)
         else:
             self.positions = None
-        if config.rope is not None:
-            assert config.decoder is not None
-            self.rotary = Rotary(config.rope, config.decoder.head_width, config.max_positions)
+        stack = config.encoder or config.decoder
+        if config.rope is not None and stack is not None:
+            self.rotary = Rotary(config.rope, stack.head_width, config.max_positions)
             if config.window_rope is not None:
-                self.window_rotary = Rotary(config.window_rope, config.decoder.head_width, config.max_positions)
+                self.window_rotary = Rotary(config.window_rope, stack.head_width, config.max_positions)
 
     def _initialize(self) -> None:
         """Xavier's widths, halved in what a residual adds up.
@@ -237,11 +237,16 @@ class Transformer(nn.Module):
         ``segments (B, S)``: which of a pair's texts a token is in, as the configuration numbers them.
         """
         assert self.encoder is not None
+        stack = self.config.encoder
+        assert stack is not None
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.embed(ids, positions.expand_as(ids), segments)
         scores = self.encoder.biased(mask[:, None, None, :], positions, positions)
-        for layer in self.encoder.layers:
-            x = layer(x, scores)
+        near = scores if stack.window is None else both_ways_mask(mask, stack.window)
+        for i, layer in enumerate(self.encoder.layers):
+            rotary = self._rotary_of(i, stack)
+            rotate = None if rotary is None else partial(rotary, positions=positions.expand_as(ids))
+            x = layer(x, scores if stack.window_of(i) is None else near, rotate)
         return self.encoder.final_norm(x)  # type: ignore[no-any-return]
 
     def listen(self, features: Tensor) -> Tensor:
@@ -282,16 +287,14 @@ class Transformer(nn.Module):
         presents: list[KeyValue] = []
         for i, layer in enumerate(self.decoder.layers):
             seen = mask if stack.window_of(i) is None else near
-            rotary = self._rotary_of(i)
+            rotary = self._rotary_of(i, stack)
             rotate = None if rotary is None else partial(rotary, positions=positions)
             x, present = layer(x, seen, past[i] if past else None, cross[i] if cross else None, source_mask, rotate)
             presents.append(present)
         return self.decoder.final_norm(x), presents
 
-    def _rotary_of(self, layer: int) -> Rotary | None:
-        """The rotary positions of a decoder layer, where it has some."""
-        stack = self.config.decoder
-        assert stack is not None
+    def _rotary_of(self, layer: int, stack: StackConfig) -> Rotary | None:
+        """The rotary positions of a layer, where it has some."""
         if layer in stack.unturned_layers:
             return None
         windowed = self.window_rotary is not None and stack.window_of(layer) is not None
@@ -303,7 +306,7 @@ class Transformer(nn.Module):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def transformed(self, hidden: Tensor) -> Tensor:
-        """What the output projection reads: ``(..., D) -> (..., D)``."""
+        """What the output projection reads, or a classifier: ``(..., D) -> (..., D)``."""
         if self.config.scale_outputs:
             scale: float = self.config.d_model**-0.5
             return hidden * scale
@@ -321,18 +324,19 @@ class Transformer(nn.Module):
     def classify(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Logits of the classes from the pooled states: ``(B, S, D)``, ``(B, S) -> (B, classes)``.
 
-        By default the mean of the unmasked states; with a ``pooler`` one more layer is between (``BertPooler``).
+        By default the mean of the unmasked states; with a ``pooler`` one more layer is between (``BertPooler``), and so
+        it is with a ``head_transform``.
         """
         assert self.classifier is not None
         pooled = self.pooled(hidden, mask)
         if self.pooler is not None:
             pooled = _POOLERS[self.config.pooler or "tanh"](self.pooler(pooled))
-        return self.classifier(pooled)  # type: ignore[no-any-return]
+        return self.classifier(self.transformed(pooled))  # type: ignore[no-any-return]
 
     def tag(self, hidden: Tensor) -> Tensor:
         """Logits of every token's classes, or of a span's two ends: ``(B, S, D) -> (B, S, classes)``."""
         assert self.classifier is not None
-        return self.classifier(hidden)  # type: ignore[no-any-return]
+        return self.classifier(self.transformed(hidden))  # type: ignore[no-any-return]
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """One vector a text (Reimers and Gurevych 2019, section 3): ``(B, S, D)``, ``(B, S) -> (B, D)``.

@@ -113,6 +113,11 @@ def scale_of(node: ir.Node) -> dict[str, ir.Attr]:
     return {"scale": node.attributes["scale"]} if "scale" in node.attributes else {}
 
 
+def shift_of(norm: ir.Node) -> ir.Value | None:
+    """What a ``LayerNormalization`` adds at last, if anything."""
+    return norm.inputs[2] if len(norm.inputs) > 2 else None
+
+
 def has_bias(value: ir.Value) -> bool:
     """Whether ``value`` is a product plus a bias that is stored."""
     add = value.producer()

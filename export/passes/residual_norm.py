@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .patterns import CONTRIB, replace_uses
+from .patterns import CONTRIB, replace_uses, shift_of
 
 NARROW = 512
 """Rows of fewer numbers are narrow. At this width one row takes as long by either kernel, and five half as long by the
@@ -31,7 +31,7 @@ def _width(norm: ir.Node) -> int:
 
 
 def _fuse(graph: ir.Graph, norm: ir.Node) -> None:
-    total, scale, shift = norm.inputs[:3]
+    (total, scale), shift = norm.inputs[:2], shift_of(norm)
     add = total.producer() if total is not None else None
     if add is None or add.op_type != "Add" or len(add.outputs[0].uses()) != 1:
         return  # post-norm only: with pre-norm the sum is read twice

@@ -251,11 +251,11 @@ class ModelSpec:
 _OF_SOURCES = ("source_start_id", "source_last_id", "source_end_id", "source_pad_id")
 REFERENCE_ONLY = frozenset(
     {"rope", "relative", "scale_embeddings", "token_types", "embedding_norm", "embedding_width"}  # of a ModelConfig
-    | {"decoder_embeddings"}
+    | {"decoder_embeddings", "transform_bias"}
     | {"tied", "scale_outputs", "output_bias", "pooler", "head_transform", "window_rope", "logit_cap"}
     | {"attention_scale", "attention_bias", "feed_forward_bias", "final_norm"}  # of a StackConfig
     | {"attention_output_bias", "window", "windowed_layers", "query_key_norm", "unturned_layers", "attention_cap"}
-    | {"parallel"}
+    | {"parallel", "norm_bias", "first_norm"}
 )
 
 

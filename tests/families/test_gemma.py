@@ -190,7 +190,7 @@ def test_what_belongs_to_windows_and_vocabularies() -> None:
     rotary = {"positions": "rotary", "rope": RopeConfig(), "window_rope": RopeConfig(theta=5.0)}
     config = ModelConfig(**NETWORK, **rotary, decoder=StackConfig(**STACK, window=3), logit_cap=2.0)
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    with pytest.raises(ConfigError, match="window_rope belongs to a decoder with rotary positions and a window"):
+    with pytest.raises(ConfigError, match="window_rope belongs to a stack with rotary positions and a window"):
         ModelConfig(**NETWORK, **rotary, decoder=StackConfig(**STACK))
     for stack in ({"window": 3}, {"attention_cap": 2.0}):
         message = "relative positions go with neither a window nor an attention_cap"

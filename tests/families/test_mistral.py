@@ -125,10 +125,10 @@ def test_windows_that_contradict_the_stack(fields: dict[str, Any], message: str)
         StackConfig(**STACK, **fields)
 
 
-def test_windows_go_through_json_and_belong_to_decoders() -> None:
+def test_windows_go_through_json_and_belong_to_no_encoder_beside_a_decoder() -> None:
     stack = StackConfig(**STACK, window=4, windowed_layers=(1,))
     network = {"vocab_size": 9, "max_positions": 9, "pad_id": 0, "start_id": 1, "end_id": 2}
     config = ModelConfig(**network, decoder=stack)
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    with pytest.raises(ConfigError, match="a window belongs to a decoder, not an encoder"):
-        ModelConfig(**network, encoder=stack)
+    with pytest.raises(ConfigError, match="a window belongs to a decoder, or to an encoder alone"):
+        ModelConfig(**network, encoder=stack, decoder=StackConfig(**STACK))

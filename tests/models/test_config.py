@@ -134,7 +134,7 @@ def test_a_stack_refuses(change: dict[str, Any], message: str) -> None:
         ({"class_scores": "sigmoid"}, r"class_scores \('sigmoid'\) belong to the 'classes' head only"),
         (
             {"head_transform": "gelu", "decoder": StackConfig(**STACK)},
-            "head_transform belongs to the vocabulary of an encoder alone",
+            "head_transform belongs to an encoder alone whose head gives no vectors",
         ),
         (
             {"mask_splits_text": True, "head": "embedding", "pooling": "mean"},

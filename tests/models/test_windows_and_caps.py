@@ -132,10 +132,15 @@ def test_nothing_beyond_the_windows_of_all_layers_is_read() -> None:
         assert changed == [place >= 11 - reach for place in range(12)]
 
 
+def rotary_of(model: Transformer, layer: int) -> nn.Module | None:
+    assert model.config.decoder is not None
+    return model._rotary_of(layer, model.config.decoder)
+
+
 def test_layers_turn_by_the_positions_that_are_theirs() -> None:
     model = network(**WHOLE)
-    turned = [model._rotary_of(layer) for layer in range(3)]
+    turned = [rotary_of(model, layer) for layer in range(3)]
     assert turned == [model.window_rotary, None, model.window_rotary]
     assert model.window_rotary is not model.rotary
     plain = network(window=4, windowed_layers=(0,))
-    assert plain._rotary_of(1) is plain.rotary
+    assert rotary_of(plain, 1) is plain.rotary

@@ -38,13 +38,15 @@ def test_same_numbers(network: str, graph: str, portable: Portable, assert_close
         assert_close(actual[name], value)
 
 
-def _norm(scale: np.ndarray, shift: np.ndarray, epsilon: float) -> ir.Model:
+def _norm(scale: np.ndarray, shift: np.ndarray | None, epsilon: float) -> ir.Model:
     """A graph of nothing but one norm, whose output is the graph's."""
     kind = ir.TensorType(ir.DataType.FLOAT)
     x = ir.Value(name="x", type=kind, shape=ir.Shape(("rows", len(scale))))
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 24}, name="norm")
     weights = []
     for name, array in (("scale", scale), ("shift", shift)):
+        if array is None:
+            continue
         value = ir.Value(name=name, type=kind, shape=ir.Shape(array.shape), const_value=ir.tensor(array, name=name))
         graph.register_initializer(value)
         weights.append(value)
@@ -68,6 +70,17 @@ def test_the_formula(offset: float, spread: float) -> None:
     # The mean of float32 numbers is known to some units in the last place, which count in spreads.
     mean_error = 2 * float(np.finfo(np.float32).eps) * offset / np.sqrt(spread**2 + 1e-5)
     np.testing.assert_allclose(actual, expected, atol=1e-5 + mean_error * np.abs(scale).max(), rtol=1e-5)
+
+
+def test_a_norm_without_a_shift() -> None:
+    rng = np.random.default_rng(2)
+    scale, x = rng.standard_normal(96).astype(np.float32), rng.standard_normal((7, 96)).astype(np.float32)
+    model = _centred(_norm(scale, None, 1e-5))
+    assert [node.op_type for node in model.graph] == ["ReduceMean", "Sub", "RMSNormalization"]
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * scale
+    np.testing.assert_allclose(compute(model, {"x": x})["y"], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_row_does_not_depend_on_its_mates() -> None:
