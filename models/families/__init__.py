@@ -26,6 +26,7 @@ from .m2m100 import M2M100
 from .marian import MARIAN
 from .mbart import MBART
 from .mistral import MISTRAL
+from .modernbert import MODERNBERT
 from .opt import OPT
 from .pegasus import PEGASUS
 from .phi3 import PHI3
@@ -38,7 +39,7 @@ from .whisper import WHISPER
 
 __all__ = ["FAMILIES", "family_of", "Family", "Fields", "Facts", "ACTIVATIONS"]
 
-_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, T5_ENCODER, MT5_ENCODER)
+_ENCODERS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, MODERNBERT, T5_ENCODER, MT5_ENCODER)
 _DECODERS = (LLAMA, GPT2, OPT, GPT_NEOX, PHI3, QWEN2, QWEN3, MISTRAL, SMOLLM3, GEMMA2, GEMMA3)
 _BOTH = (MARIAN, BART, MBART, M2M100, PEGASUS, T5, MT5, WHISPER)
 FAMILIES: tuple[Family, ...] = (*_ENCODERS, *_DECODERS, *_BOTH)

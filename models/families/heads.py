@@ -31,7 +31,7 @@ def architectures(name: str) -> tuple[str, ...]:
 
 
 def encoder_fields(
-    fields: Fields, facts: Facts, *, segments: int, pooler: Pooler, transform: Activation | None
+    fields: Fields, facts: Facts, *, segments: int, pooler: Pooler | None, transform: Activation | None
 ) -> dict[str, Any]:
     """What an encoder's head and the special tokens around its texts say of a ``ModelConfig``; faults go to ``fields``.
 
@@ -57,7 +57,7 @@ def encoder_fields(
     }
 
 
-def _head(fields: Fields, facts: Facts, pooler: Pooler, transform: Activation | None) -> dict[str, Any]:
+def _head(fields: Fields, facts: Facts, pooler: Pooler | None, transform: Activation | None) -> dict[str, Any]:
     (architecture,) = fields.get("architectures", list)
     if architecture.endswith("ForMaskedLM"):
         if facts.mask is None:
