@@ -21,6 +21,7 @@ from .passes.many_rows import fuse_many_rows
 from .passes.moved_weights import store_moved
 from .passes.patterns import cross_attentions, finish
 from .passes.plain_shapes import straighten_shapes
+from .passes.pooled_means import sum_by_product
 from .passes.ragged_rows import ragged_graph
 from .passes.several_tokens import keeps_rows_apart, verify_graph
 from .passes.shared_cache import OPSET, prefill_graph, step_graph
@@ -50,7 +51,7 @@ def variant_graphs(portable: Mapping[str, ir.Model], target: str) -> dict[str, i
         raise ExportError(f"no variant is made for target {target!r}: choose from {', '.join(LAYOUTS)}")
     graphs, hearing = {}, names.ENCODER in portable and hears(portable[names.ENCODER])
     if names.ENCODER in portable:
-        encoder = fuse_encoder_attention(portable[names.ENCODER].clone())
+        encoder = sum_by_product(fuse_encoder_attention(portable[names.ENCODER].clone()))
         encoder = encoder if hearing else flatten_rows(encoder)  # rows are those of tokens
         graphs[names.ENCODER] = _for_onnxruntime(fuse_many_rows(encoder))
     if names.DECODER in portable:

@@ -192,7 +192,7 @@ def test_every_variant_replays_the_reference(case: str, variant: str, bundle: Fo
     assert report.ok, report.summary()
 
 
-@pytest.mark.parametrize("tensor", ["transform.weight", "encoder.layers.1.attention.key.weight", "rotary.cosine"])
+@pytest.mark.parametrize("tensor", ["transform.weight", "encoder.layers.1.attention.output.weight", "rotary.cosine"])
 def test_a_replay_sees_damage(tensor: str, bundle: Folder, tmp_path: Path) -> None:
     damaged = Damaged(bundle("words"), tmp_path / "damaged")
     damaged.put("cpu-fp32", tensor, damaged.tensor("cpu-fp32", tensor) * 1.02)
@@ -217,7 +217,7 @@ def test_masked_words_are_those_of_the_pipeline(target: str, bundle: Folder, fol
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_text_owes_nothing_to_its_mates(variant: str, bundle: Folder) -> None:
-    """At equal lengths states are the same to the bit; beside more padding vectors within 1e-5, in integers 0.01."""
+    """At equal lengths all is the same to the bit; beside more padding vectors within 1e-5, in integers 0.01."""
     with edgewise.load(bundle("vectors"), *variant.split("-"), threads=1) as session:
         rows = np.random.default_rng(0).integers(5, 30, (5, 20))
         whole = np.ones_like(rows, dtype=bool)
@@ -225,7 +225,7 @@ def test_a_text_owes_nothing_to_its_mates(variant: str, bundle: Folder) -> None:
         for i in range(5):
             alone, vector = session.engine.encode(rows[i : i + 1], whole[:1], None)
             np.testing.assert_array_equal(alone[0], states[i])
-            np.testing.assert_allclose(vector[0], together[i], rtol=0, atol=1e-6)
+            np.testing.assert_array_equal(vector[0], together[i])
         padded = np.zeros((5, CONTEXT), np.int64)
         padded[:, :20] = rows
         other = session.engine.encode(padded, np.arange(CONTEXT) < np.full((5, 1), 20), None)[1]
