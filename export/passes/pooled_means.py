@@ -24,7 +24,8 @@ def sum_by_product(model: ir.Model) -> ir.Model:
 
 
 def _is_over_tokens(node: ir.Node) -> bool:
-    axes = node.inputs[1].const_value if node.op_type == "ReduceSum" and node.inputs[1] is not None else None
+    axis = node.inputs[1] if node.op_type == "ReduceSum" and len(node.inputs) > 1 else None
+    axes = axis.const_value if axis is not None else None
     keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
     return axes is not None and axes.numpy().tolist() == [1] and not keeps
 
