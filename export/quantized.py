@@ -28,6 +28,7 @@ GROUP = 32
 """Neighbours in a row that share a scale: weights of ``int8-blocks``, activations that an engine quantizes."""
 _VOCABULARY = "vocabulary"  # the output projection among matrix names
 _EXACT_FLOAT32 = 1 << 24  # the largest integer up to which float32 has them all
+_FEW = 1 << 16  # weights that are worked on at once
 _TINY = 1e-20  # in place of the largest of nothing but zeros
 
 
@@ -76,7 +77,8 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         width = weight.shape[1]
         size = GROUP if blocked else width
-        scale = (_largest(weight, size) / 127).clamp(min=_TINY).repeat_interleave(size, dim=1)
+        scale = _nearest_scale(weight) if blocked else (_largest(weight, size) / 127).clamp(min=_TINY)
+        scale = scale.repeat_interleave(size, dim=1)
         self.values, self.scale, self.bias = (weight / scale).round(), scale, bias  # (N, K), (N, K), (N,)
         self.size = None if group is None or (group and width % group) else group or width
 
@@ -139,6 +141,26 @@ class UnsignedLinear(nn.Module):
 def _largest(x: Tensor, size: int) -> Tensor:
     """The largest magnitude of every ``size`` neighbours: ``(..., K) -> (..., K/size)``."""
     return x.reshape(*x.shape[:-1], -1, size).abs().amax(-1)
+
+
+def _nearest_scale(weight: Tensor) -> Tensor:
+    """What the largest of every block is 127 of, or 126, down to 64, as leaves the block nearest to what it was.
+
+    ``(N, K) -> (N, K/32)``; rows go a few at a time, for what they need stays in the cache then.
+    """
+    return torch.cat([_of_few_rows(rows) for rows in weight.chunk(1 + weight.numel() // _FEW)])
+
+
+def _of_few_rows(weight: Tensor) -> Tensor:
+    blocks = weight.reshape(len(weight), -1, GROUP)
+    largest, exact = blocks.abs().amax(2, keepdim=True), blocks.double()
+    best = torch.zeros_like(largest)
+    distance = torch.full_like(exact[..., :1], torch.inf)
+    for levels in range(127, 63, -1):
+        scale = (largest / levels).clamp(min=_TINY)
+        other = ((exact / scale).round() * scale - exact).square().sum(2, keepdim=True)
+        best, distance = torch.where(other < distance, scale, best), torch.minimum(other, distance)
+    return best[..., 0]
 
 
 class QuantizedTransformer(Transformer):

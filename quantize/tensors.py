@@ -19,7 +19,7 @@ BLOCK = 32
 MOST = 127
 """Of a scale: the largest weight of a row, and at most of a block."""
 _LEAST = 64  # of a larger scale half is tried as well, which has all its levels
-_CHUNK = 1 << 11  # blocks: what is worked on at once stays in the cache
+_CHUNK = 1 << 10  # blocks: what is worked on at once stays in the cache
 SMALLEST_SCALE = 1e-20
 """The scale of zeros: not 0, to divide by it; not 1, for MatMulNBits rounds at the size of ``128 * scale``."""
 
@@ -71,14 +71,17 @@ def kept_by_blocks(weight: NDArray[np.float32]) -> bool:
 
 
 def _best_scale(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scale of least squared error of each of ``blocks (n, 32)``; of equally good ones the smallest."""
-    largest = np.abs(blocks).max(axis=1)
-    scale, least = _scale(largest), np.full(len(blocks), np.inf, np.float32)
+    """The scale of least squared error of each of ``blocks (n, 32)``; of equally good ones the smallest.
+
+    In float64, for two that differ little must not change places with the order of a sum.
+    """
+    largest, exact = np.abs(blocks).max(axis=1), blocks.astype(np.float64)
+    scale, least = _scale(largest), np.full(len(blocks), np.inf)
     for levels in range(MOST, _LEAST - 1, -1):
         tried = _scale(largest, levels)
-        in_scales = blocks / tried[:, None]
+        in_scales = exact / tried[:, None]
         in_scales -= np.rint(in_scales)
-        error = np.einsum("nk,nk->n", in_scales, in_scales) / levels**2  # in squares of the largest weight
+        error = np.einsum("nk,nk->n", in_scales, in_scales) * tried.astype(np.float64) ** 2
         better = error < least
         scale[better], least[better] = tried[better], error[better]
     return scale

@@ -18,6 +18,7 @@ from ..files import TOKENIZER, read_json
 from .marian import TOKENIZER_CONFIG, VOCABULARY, vocabulary_tokens
 
 MERGES, NAMED, ADDED = "merges.txt", "special_tokens_map.json", "added_tokens.json"
+_FLAGS = ("single_word", "lstrip", "rstrip", "special")
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 
 
@@ -35,19 +36,13 @@ def merges_tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
     ids = {token: i for i, token in enumerate(tokens)}
     special = _special(settings, folder)
     beside = [*_object(folder / ADDED), *_added(settings, folder)]
-    flags = _flags(settings)
     if lost := [token for token in (*special, *beside) if token not in ids]:
         raise TokenizerError(
             f"{folder / VOCABULARY} lacks {', '.join(map(repr, lost[:5]))}, which other files name: tokens beside it "
             f"are not read; save a {TOKENIZER} there with transformers.AutoTokenizer.from_pretrained(...)"
             ".save_pretrained(...)"
         )
-    for token, said in flags.items():
-        if said["id"] != str(ids[token]):
-            raise TokenizerError(
-                f"{folder / TOKENIZER_CONFIG}: added_tokens_decoder has {token!r} at {said['id']}, and {VOCABULARY} at "
-                f"{ids[token]}: copy both files again"
-            )
+    flags = _flags(settings, ids, folder / TOKENIZER_CONFIG)
     spaced = settings.get("add_prefix_space", False)
     if not isinstance(spaced, bool):
         raise TokenizerError(f"{folder / TOKENIZER_CONFIG}: add_prefix_space is {spaced!r}, expected true or false")
@@ -124,10 +119,28 @@ def _object(file: Path) -> dict[str, Any]:
     return data
 
 
-def _flags(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What ``added_tokens_decoder`` says of tokens, by their spelling; ``id`` is its key."""
-    decoder = settings.get("added_tokens_decoder") or {}
-    return {token["content"]: {**token, "id": key} for key, token in decoder.items() if isinstance(token, dict)}
+def _flags(settings: Mapping[str, Any], ids: Mapping[str, int], file: Path) -> dict[str, Mapping[str, Any]]:
+    """What ``added_tokens_decoder`` says of tokens, by their spelling.
+
+    Raises:
+        TokenizerError: a key is not the token's id, or a flag neither true nor false.
+    """
+    decoder, found = settings.get("added_tokens_decoder") or {}, dict[str, Mapping[str, Any]]()
+    for key, said in decoder.items():
+        token = said["content"] if isinstance(said, dict) else said
+        if key != str(ids[token]):
+            raise TokenizerError(
+                f"{file}: added_tokens_decoder has {token!r} at {key}, and {VOCABULARY} at {ids[token]}: copy both "
+                "files again"
+            )
+        found[token] = said if isinstance(said, dict) else {}
+        for name in _FLAGS:
+            if not isinstance(found[token].get(name, False), bool):
+                raise TokenizerError(
+                    f"{file}: added_tokens_decoder has {name} {found[token][name]!r} for {token!r}, expected true or "
+                    "false"
+                )
+    return found
 
 
 def _entry(index: int, text: str, flags: Mapping[str, Any], has_role: bool) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def _entry(index: int, text: str, flags: Mapping[str, Any], has_role: bool) -> d
     return {
         "id": index,
         "content": text,
-        **{name: flags.get(name) is True for name in ("single_word", "lstrip", "rstrip")},
+        **{name: flags.get(name, False) for name in _FLAGS[:3]},
         "normalized": False,
         "special": has_role or flags.get("special") is not False,
     }

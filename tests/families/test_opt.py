@@ -179,6 +179,18 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change_json(f / "tokenizer_config.json", added_tokens_decoder={"7": {"content": "<|end|>"}}),
         r"added_tokens_decoder has '<\|end\|>' at 7, and vocab.json at 0",
     ),
+    "twice": (
+        lambda f: change_json(
+            f / "tokenizer_config.json", added_tokens_decoder={"7": {"content": "<|end|>"}, "0": {"content": "<|end|>"}}
+        ),
+        r"added_tokens_decoder has '<\|end\|>' at 7, and vocab.json at 0",
+    ),
+    "flags": (
+        lambda f: change_json(
+            f / "tokenizer_config.json", added_tokens_decoder={"0": {"content": "<|end|>", "lstrip": "yes"}}
+        ),
+        r"added_tokens_decoder has lstrip 'yes' for '<\|end\|>', expected true or false",
+    ),
     "no ids": (
         lambda f: change_json(f / "tokenizer_config.json", added_tokens_decoder={"x": {"content": "<|end|>"}}),
         r"added_tokens_decoder has '<\|end\|>' at x, and vocab.json at 0",

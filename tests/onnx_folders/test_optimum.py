@@ -140,6 +140,15 @@ def test_a_folder_of_a_newer_release_than_the_exporters(checkpoint: Path, stand_
         export_with_optimum(checkpoint, tmp_path / "graphs", lambda *_: None)
 
 
+@pytest.mark.parametrize("release", ["²", "9" * 5000, "dev", ""])
+def test_a_release_that_is_no_number_is_passed_over(
+    release: str, checkpoint: Path, stand_in: Path, tmp_path: Path
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "transformers_version": release}))
+    assert "optimum-onnx" in export_with_optimum(checkpoint, tmp_path / "graphs", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("architecture", "task"),
     [
