@@ -22,6 +22,13 @@ from edgewise.runtime.bundle.quantized import Arithmetic
 from .conftest import NETWORKS, network
 
 
+def _scale_by_hand(weights: list[float], blocked: bool) -> float:
+    """Of blocks the nearest of 64."""
+    largest = max(abs(w) for w in weights)
+    scales = [largest / levels for levels in range(127, 63, -1)]
+    return min(scales, key=lambda s: sum((w - round(w / s) * s) ** 2 for w in weights)) if blocked else scales[0]
+
+
 def _by_hand(x: Any, weight: Any, weight_size: int, activation_size: int) -> list[float]:
     """One row times ``weight``, number by number."""
     result = []
@@ -31,7 +38,7 @@ def _by_hand(x: Any, weight: Any, weight_size: int, activation_size: int) -> lis
             places = range(start, start + activation_size)
             largest = max(abs(x[k].item()) for k in places)
             block = start // weight_size * weight_size
-            scale = max(abs(w) for w in row[block : block + weight_size]) / 127
+            scale = _scale_by_hand(row[block : block + weight_size], blocked=weight_size == 32)
             whole = sum(round(x[k].item() * 127 / largest) * round(row[k] / scale) for k in places)
             total += whole * scale * largest / 127
         result.append(total)
