@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..errors import EdgewiseError
 from ..runtime.asynchronous import AsyncSession
 from ..runtime.load import load
 from ..runtime.session import Session
@@ -100,7 +101,7 @@ def table(found: Sequence[Served]) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table."""
+    """Print the table. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m edgewise.benchmarks.serving", description=__doc__)
     parser.add_argument("bundle", nargs="?", type=Path, help="default: the one inside the package")
     parser.add_argument("--target", default="cpu")
@@ -109,8 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--callers", type=int, nargs="+", default=CALLERS)
     told = parser.parse_args(argv)
-    with load(told.bundle, told.target, told.precision, threads=1) as session:
-        print("\n".join(table(asyncio.run(serve(session, told.callers, told.rounds, told.beam_size)))))
+    try:
+        with load(told.bundle, told.target, told.precision, threads=1) as session:
+            found = asyncio.run(serve(session, told.callers, told.rounds, told.beam_size))
+    except EdgewiseError as error:
+        print(f"serving: error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(table(found)))
     return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import edgewise
 from edgewise.benchmarks import serving, speculation
-from edgewise.benchmarks.serving import CALLERS, EACH, serve
+from edgewise.benchmarks.serving import EACH, serve
 from edgewise.benchmarks.speculation import compare
 from edgewise.errors import EngineError
 
@@ -45,7 +45,8 @@ def test_callers_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     head, _, row = capsys.readouterr().out.splitlines()
     assert head.count("|") == row.count("|") == 7
     assert row.startswith("| 2 | ")
-    assert CALLERS[0] == 1
+    assert serving.main([str(tiny_bundle("translate") / "none"), *arguments]) == 1
+    assert "serving: error: " in capsys.readouterr().err
 
 
 def test_results_with_and_without_reading_ahead_are_compared(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers  # noqa: TID251 the oracle of these tests, and of nothing else
 from tokenizers import (
@@ -145,6 +146,22 @@ def library_fast(tokenizer: Tokenizer, **special: Any) -> Any:
     tokenizer.no_padding()
     names = ["input_ids", "token_type_ids", "attention_mask"]
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **special)
+
+
+def check_masked_words(session: Any, model: Any, top: int, texts: Sequence[str]) -> None:
+    """Words and probabilities of a session for ``<mask>`` in ``texts``, against the library's pipeline with ``model``.
+
+    ``top``: how many words of the vocabulary the library is asked for, special ones among them.
+    """
+    special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    read = library_fast(wordpiece(), mask_token="[MASK]", **special)
+    fill = transformers.pipeline("fill-mask", model=model, tokenizer=read, device="cpu", top_k=top)
+    for text in texts:
+        theirs = [(r["token"], r["score"]) for r in fill(text.replace("<mask>", "[MASK]"))]
+        ours = [(f.token, f.probability) for f in session.fill_mask(text, top=5)]
+        known = dict(theirs)
+        assert [token for token, _ in ours] == [t for t, _ in theirs if t > 4][:5]
+        assert [p for _, p in ours] == pytest.approx([known[t] for t, _ in ours], abs=1e-4)
 
 
 def random_batch(longest: int, words: range, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
